@@ -1,0 +1,338 @@
+"""Arrays and devices: whose array this is, who runs the loop, where the memory comes from.
+
+An op never asks which device it is on. It allocates with `empty`, calls a `kernel`, and the type
+of the arrays decides: numpy arrays go to the Numba loop that stands below the op, split over
+threads; cupy arrays go to the CUDA kernel of the same name in `kernels/<file of the op>.cu`.
+
+Only this file and `simd.py` import numba, only this file imports cupy, and both do so on first
+use: `import ssi_cupy` costs neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import os
+import queue
+import sys
+import threading
+import types
+
+import numpy as np
+
+from .checks import DeviceError, choice, positive_int
+
+log = logging.getLogger("ssi_cupy")
+
+
+# ---- devices --------------------------------------------------------------------------------
+
+
+def is_cupy(array):
+    """Whether `array` is a cupy array. Does not import cupy: who has one has imported it."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def namespace(*arrays):
+    """numpy or cupy, whichever all `arrays` belong to. `DeviceError` where they are mixed."""
+    kinds = {is_cupy(a) for a in arrays if hasattr(a, "dtype") and hasattr(a, "shape")}
+    if len(kinds) > 1:
+        raise DeviceError("arrays", "all on one device", "numpy and cupy arrays mixed")
+    return sys.modules["cupy"] if True in kinds else np
+
+
+def resolve_device(device, array=None):
+    """The device that "auto" means: where the array is. "cpu" and "cuda" are taken at their word.
+
+    Raises
+    ------
+    DeviceError
+        If "cuda" is asked for: the CUDA kernels are not part of this version.
+    """
+    choice(device, "device", ("auto", "cpu", "cuda"))
+    if device == "cuda" or (device == "auto" and is_cupy(array)):
+        raise DeviceError("device", "'cpu' (the CUDA kernels are not written yet)", repr(device))
+    return "cpu"
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+class _Block:
+    """Owns a piece of a pool's memory; when the last view of it is gone, the pool has it back."""
+
+    __slots__ = ("__array_interface__", "_memory", "_free", "__weakref__")
+
+    def __init__(self, memory, free):
+        self._memory, self._free = memory, free
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self):
+        self._free.append(self._memory)
+
+
+class Pool:
+    """Memory that is asked for again and again in the same sizes.
+
+    Within ``with pool:`` every `empty` of this thread is served from it. A training step frees
+    what it took, so from the second step on nothing is allocated (`misses` stands still).
+
+    Attributes
+    ----------
+    misses : int
+        How often new memory had to be allocated.
+    nbytes : int
+        How much memory the pool has allocated, bytes.
+    """
+
+    def __init__(self):
+        self._free = {}
+        self._outer = []
+        self.misses = 0
+        self.nbytes = 0
+
+    def take(self, shape, dtype):
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        free = self._free.setdefault(max(size, 1), [])
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = _aligned(max(size, 1))
+            self.misses += 1
+            self.nbytes += size
+        return np.asarray(_Block(memory, free))[:size].view(dtype).reshape(shape)
+
+    def __enter__(self):
+        self._outer.append(getattr(_local, "pool", None))
+        _local.pool = self
+        return self
+
+    def __exit__(self, *_):
+        _local.pool = self._outer.pop()
+
+
+def _aligned(size, alignment=64):
+    """`size` bytes that start on a cache line, with one line of slack behind them."""
+    raw = np.empty(size + 2 * alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size]
+
+
+_local = threading.local()
+
+
+def empty(shape, dtype, like=None):
+    """An uninitialised C-contiguous array, on the device of `like`, from the current `Pool`."""
+    if like is not None and is_cupy(like):
+        return sys.modules["cupy"].empty(shape, dtype)
+    pool = getattr(_local, "pool", None)
+    return np.empty(shape, dtype) if pool is None else pool.take(shape, dtype)
+
+
+def zeros(shape, dtype, like=None):
+    """`empty`, filled with zeros."""
+    array = empty(shape, dtype, like)
+    array[...] = 0
+    return array
+
+
+def contiguous(array, dtype=None):
+    """`array` as C-contiguous memory of `dtype`, copied only where it must be."""
+    dtype = array.dtype if dtype is None else np.dtype(dtype)
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    copy = empty(array.shape, dtype, like=array)
+    copy[...] = array
+    return copy
+
+
+# ---- threads --------------------------------------------------------------------------------
+
+
+class _Job:
+    """One loop cut into chunks. Whoever has time takes the next chunk; the last one done tells.
+
+    Chunks are claimed by ``next(count)``, which the interpreter makes atomic. Which thread runs
+    a chunk changes nothing: kernels write disjoint outputs, and reductions go through partial
+    sums whose number depends on the shape alone.
+    """
+
+    def __init__(self, function, bounds, scratch, args):
+        self.function, self.bounds, self.scratch, self.args = function, bounds, scratch, args
+        self.claimed, self.finished = itertools.count(), itertools.count(1)
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.error = None
+
+    def work(self):
+        chunks = len(self.bounds) - 1
+        while (chunk := next(self.claimed)) < chunks:
+            try:
+                if self.error is None:
+                    start, stop = self.bounds[chunk], self.bounds[chunk + 1]
+                    self.function(start, stop, *_scratch(*self.scratch), *self.args)
+            except BaseException as error:
+                self.error = error
+            if next(self.finished) == chunks:
+                self.done.release()
+
+
+def _scratch(size, dtype):
+    """This thread's scratch memory, as the leading argument of a kernel that asks for it."""
+    if not size:
+        return ()
+    buffers = _local.__dict__.setdefault("scratch", {})
+    buffer = buffers.get(dtype)
+    if buffer is None or buffer.size < size:
+        buffer = buffers[dtype] = _aligned(size * dtype.itemsize).view(dtype)
+    return (buffer,)
+
+
+class _Threads:
+    def __init__(self):
+        available = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
+        self.number = int(os.environ.get("SSI_CUPY_NUM_THREADS", available or 1))
+        self.forget()
+
+    def forget(self):
+        """A forked child has none of its parent's threads."""
+        self.jobs, self.running = queue.SimpleQueue(), 0
+
+    def run(self, function, bounds, scratch, args):
+        job = _Job(function, bounds, scratch, args)
+        helpers = min(self.number, len(bounds) - 1) - 1
+        while self.running < helpers:
+            self.running += 1
+            threading.Thread(target=self._serve, args=(self.jobs,), daemon=True).start()
+        for _ in range(helpers):
+            self.jobs.put(job)
+        job.work()
+        job.done.acquire()
+        if job.error is not None:
+            raise job.error
+
+    @staticmethod
+    def _serve(jobs):
+        while True:
+            jobs.get().work()
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.forget)
+
+
+def num_threads():
+    """The number of threads that CPU loops are split over."""
+    return _threads.number
+
+
+def set_num_threads(number):
+    """Split CPU loops over `number` threads. Results do not depend on it, bit for bit."""
+    _threads.number = positive_int(number, "number")
+
+
+# ---- kernels --------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A CPU loop and a CUDA kernel of one name. Called as ``kernel(n, *args)``: n work items.
+
+    The loop has the signature ``(start, stop, *args)`` and does items start … stop - 1; with
+    ``scratch`` it is ``(start, stop, scratch, *args)``, where scratch is a 1-D array of the
+    thread's own. Items must not write to the same place.
+    """
+
+    def __init__(self, loop, grain, fastmath):
+        self.loop, self.grain, self.fastmath = loop, grain, fastmath
+        functools.update_wrapper(self, loop)
+
+    @functools.cached_property
+    def compiled(self):
+        return _jit(self.loop, nogil=True, fastmath=self.fastmath)
+
+    def __call__(self, n, *args, scratch=0):
+        namespace(*args)  # mixed devices raise
+        if any(map(is_cupy, args)):
+            raise DeviceError(
+                "device", "'cpu'", f"cupy arrays, but {self.__name__} has no CUDA twin"
+            )
+        dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
+        chunks = min(4 * _threads.number, n // self.grain) if _threads.number > 1 else 1
+        if chunks <= 1:
+            if n:
+                self.compiled(0, n, *_scratch(scratch, dtype), *args)
+        else:
+            bounds = [n * i // chunks for i in range(chunks + 1)]
+            _threads.run(self.compiled, bounds, (scratch, dtype), args)
+
+
+def kernel(loop=None, *, grain=1, fastmath=False):
+    """Make a `Kernel` of a plain Python loop. It is compiled on first use, and cached on disk.
+
+    Parameters
+    ----------
+    loop : callable, optional
+    grain : int
+        The fewest items worth a thread's while.
+    fastmath : bool
+        Let the compiler reorder sums (so that it can use vector registers). NaN stays NaN.
+    """
+    if loop is None:
+        return lambda loop: Kernel(loop, grain, fastmath)
+    return Kernel(loop, grain, fastmath)
+
+
+class Inline:
+    """A function that kernels call. Compiled into them."""
+
+    def __init__(self, function):
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+    @functools.cached_property
+    def compiled(self):
+        return _jit(self.function, nogil=True, inline="never")
+
+
+inline = Inline
+
+
+def _jit(function, fastmath=False, **options):
+    """numba.njit, with the lazy objects that `function` names replaced by what they stand for."""
+    import numba
+
+    names = {
+        n: function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__
+    }
+    lazy = {n: v.compiled for n, v in names.items() if hasattr(v, "compiled")}
+    if lazy:
+        resolved = types.FunctionType(
+            function.__code__, {**function.__globals__, **lazy}, function.__name__
+        )
+        function = functools.update_wrapper(resolved, function)
+        del function.__wrapped__
+    if fastmath:
+        options["fastmath"] = {"reassoc", "contract", "arcp", "nsz"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError as error:  # no folder to cache in: say once what that costs
+        _say_no_cache(error)
+        return numba.njit(**options)(function)
+
+
+@functools.cache
+def _say_no_cache(error):
+    log.warning(
+        "compiled loops cannot be kept (%s): every new process compiles them again, for about "
+        "half a minute; set NUMBA_CACHE_DIR to a folder that can be written to avoid that",
+        error,
+    )

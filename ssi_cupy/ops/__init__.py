@@ -1,0 +1,4 @@
+"""The mathematics: for each op a forward, the backward right below it, and their loops.
+
+`README.md` in this folder says how to read one and how to add one.
+"""

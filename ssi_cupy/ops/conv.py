@@ -1,0 +1,318 @@
+"""Convolution with zero padding, the output as large as the input.
+
+Forward, for kernels of odd width K = 2 P + 1 (an axis of any dimension alike)::
+
+    y[n, o, p] = b[o] + Σ_i Σ_k  w[o, i, k] · x[n, i, p + k − P]
+
+Backward, with gy = ∂L/∂y: every y[p] that read x[q] had k = q − p + P, so ::
+
+    gx[n, i, q] = Σ_o Σ_k  w[o, i, k] · gy[n, o, q − k + P]      (a convolution of gy, w mirrored)
+    gw[o, i, k] = Σ_n Σ_p  gy[n, o, p] · x[n, i, p + k − P]      (gy against x, shifted by the tap)
+    gb[o]       = Σ_n Σ_p  gy[n, o, p]
+
+(Networks call this convolution; in the words of signal processing it is a correlation. A blur by
+a point-spread function is a true convolution and lives in `fft_convolution.py`.)
+
+How the loops work: a *band* of rows is copied into scratch memory that fits the second-level
+cache, rows end to end, each with its zero padding (a "flat" image, see `simd.py`). There, the
+neighbour at tap (i, kz, ky, kx) is at a fixed distance, so one list of distances serves kernels
+of any width and dimension, and register tiles run over pixels without minding where rows end.
+The copy also applies what the reader of a feature map must apply, see `README.md`: with
+``affine = (scale, shift)`` the op reads relu(scale · x + shift) in place of x.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backend import contiguous, empty, inline, kernel
+from ..checks import InputError
+from ..simd import OUTS, VECS, correlate_tile, lanes, product_tile
+from ..tape import op
+
+
+def conv_forward(x, w, b=None, *, affine=None, moments=False):
+    """y = w ⋆ x + b, "same" size, zeros outside.
+
+    Parameters
+    ----------
+    x : (N, I, Z, Y, X) array
+    w : (O, I, KZ, KY, KX) array, odd widths
+    b : (O,) array, optional
+    affine : (2, I) array, optional
+        Read relu(affine[0] · x + affine[1]) in place of x.
+    moments : bool
+        Also return the sums over (N, Z, Y, X) of y − b and (y − b)², as a (2, O) float64 array:
+        what batch normalisation needs, while y is still in the cache.
+
+    Returns
+    -------
+    y : (N, O, Z, Y, X) array
+    saved : tuple
+        With `moments`, ``(saved, sums)``.
+    """
+    _check(x, w, b)
+    y, sums = _correlate(x, w, b, affine, moments)
+    saved = (x, w, b is not None, affine)
+    return (y, (saved, sums)) if moments else (y, saved)
+
+
+def conv_backward(gy, saved):
+    """(gx, gw, gb) of `conv_forward`; with `affine`, gx is by the relu's output."""
+    x, w, biased, affine = saved
+    gx = conv_backward_input(gy, w)
+    gw, gb = conv_backward_weights(gy, x, w.shape, affine)
+    return (gx, gw, gb) if biased else (gx, gw)
+
+
+def conv_backward_input(gy, w):
+    """gx: gy convolved with w, mirrored in space, its inputs and outputs exchanged."""
+    mirrored = w[:, :, ::-1, ::-1, ::-1].swapaxes(0, 1)
+    return _correlate(contiguous(gy), mirrored, None, None, False)[0]
+
+
+def conv_backward_weights(gy, x, shape, affine=None):
+    """(gw, gb): gw of `shape`, in two stages, so that its bits do not depend on the threads."""
+    gy, x = contiguous(gy), contiguous(x)
+    plan = _plan(x.shape, shape, x.dtype)
+    outputs, inputs = shape[:2]
+    blocks = -(-outputs // OUTS)
+    partial = empty((plan.slices, blocks, len(plan.triples) // VECS, OUTS, VECS), x.dtype, like=x)
+    bias = empty((plan.slices, outputs), x.dtype, like=x)
+    conv_weights_kernel(
+        plan.slices * blocks, x, _affine(affine, x), gy, plan.triples, partial, bias,
+        *plan.kernel_size, plan.rows, plan.slices,
+        scratch=plan.image_scratch + OUTS * plan.gradient_pitch,
+    )  # fmt: skip
+    summed = partial.sum(axis=0) if plan.slices > 1 else partial[0]
+    gw = empty(shape, x.dtype, like=x)
+    taps = int(np.prod(shape[1:]))
+    flat = summed.transpose(0, 2, 1, 3).reshape(blocks * OUTS, -1)
+    gw[...] = flat[:outputs, :taps].reshape(shape)
+    return gw, bias.sum(axis=0)
+
+
+conv = op(conv_forward, conv_backward)
+
+
+# ---- the loops --------------------------------------------------------------------------------
+
+
+@inline
+def _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, flat):
+    """Rows y0 − ky//2 … of all channels and kz planes, end to end with their zero padding."""
+    channels, depth, height, width = x.shape[1:]
+    pad, pitch, tall = kx // 2, width + kx - 1, rows + ky - 1
+    activate = affine.shape[0] == 2
+    at = 0
+    for i in range(channels):
+        for dz in range(kz):
+            zz = z + dz - kz // 2
+            for r in range(tall):
+                yy = y0 + r - ky // 2
+                if 0 <= zz < depth and 0 <= yy < height:
+                    for j in range(pad):
+                        flat[at + j] = 0
+                        flat[at + pad + width + j] = 0
+                    if activate:
+                        scale, shift = affine[0, i], affine[1, i]
+                        for j in range(width):
+                            v = x[n, i, zz, yy, j] * scale + shift
+                            flat[at + pad + j] = v if v > 0 else x.dtype.type(0)
+                    else:
+                        for j in range(width):
+                            flat[at + pad + j] = x[n, i, zz, yy, j]
+                else:
+                    for j in range(pitch):
+                        flat[at + j] = 0
+                at += pitch
+    return at
+
+
+@kernel(fastmath=True)
+def conv_forward_kernel(
+    start, stop, scratch, x, affine, w, b, taps, y, sums, kz, ky, kx, rows, groups, tile
+):
+    channels, depth, height, width = y.shape[1:]
+    pitch = width + kx - 1
+    bands = -(-height // rows)
+    blocks = w.shape[0]
+    length = (rows - 1) * pitch + width
+    length = -(-length // tile) * tile
+    for item in range(start, stop):
+        band, group = item // groups, item % groups
+        n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
+        end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
+        out = end + 2 * tile
+        here = min(rows, height - y0)
+        used = min(length, here * pitch)
+        for block in range(group * blocks // groups, (group + 1) * blocks // groups):
+            for i in range(0, used, tile):
+                correlate_tile(scratch, i, taps, w.ravel(), block * taps.size * 8,
+                               scratch, out + i, length)  # fmt: skip
+            for o in range(block * 8, min(block * 8 + 8, channels)):
+                bias = b[o]
+                total, squares = 0.0, 0.0
+                for r in range(here):
+                    at = out + (o - block * 8) * length + r * pitch
+                    row, row2 = x.dtype.type(0), x.dtype.type(0)
+                    for j in range(width):
+                        v = scratch[at + j]
+                        row += v
+                        row2 += v * v
+                        y[n, o, z, y0 + r, j] = v + bias
+                    total += row
+                    squares += row2
+                if sums.size:
+                    sums[band, 0, o] = total
+                    sums[band, 1, o] = squares
+
+
+@kernel(fastmath=True)
+def conv_weights_kernel(
+    start, stop, scratch, x, affine, gy, taps, partial, bias, kz, ky, kx, rows, slices
+):
+    channels, depth, height, width = gy.shape[1:]
+    pitch = width + kx - 1
+    bands = -(-height // rows)
+    count = gy.shape[0] * depth * bands
+    blocks = partial.shape[1]
+    lane = 64 // x.itemsize
+    length = -(-rows * pitch // lane) * lane
+    chunk = 64 * lane  # 8 rows of gy of this length stay in the first-level cache
+    out = partial.ravel()
+    stride = partial[0, 0].size
+    for item in range(start, stop):
+        part, block = item // blocks, item % blocks
+        first = (part * blocks + block) * stride
+        out[first : first + stride] = 0
+        outputs = min(8, channels - block * 8)
+        bias[part, block * 8 : block * 8 + outputs] = 0
+        for band in range(part * count // slices, (part + 1) * count // slices):
+            n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
+            end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
+            scratch[end : end + lane] = 0  # read, times a zero of gy: must not be NaN
+            g = end + 2 * lane
+            for o in range(8):
+                at = g + o * length
+                if o >= outputs:
+                    scratch[at : at + length] = 0
+                    continue
+                for r in range(rows):
+                    if y0 + r < height:
+                        total = x.dtype.type(0)
+                        for j in range(width):
+                            v = gy[n, block * 8 + o, z, y0 + r, j]
+                            total += v
+                            scratch[at + j] = v
+                        bias[part, block * 8 + o] += total
+                        for j in range(width, pitch):
+                            scratch[at + j] = 0
+                    else:
+                        for j in range(pitch):
+                            scratch[at + j] = 0
+                    at += pitch
+                for j in range(at, g + (o + 1) * length):
+                    scratch[j] = 0
+            for i in range(0, length, chunk):
+                for t in range(0, taps.size, 3):
+                    product_tile(scratch, g + i, length, scratch, i, taps, t,
+                                 min(chunk, length - i), out, first + t * 8)  # fmt: skip
+
+
+# ---- how an image is cut ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that follows from the shapes alone."""
+
+    kernel_size: tuple[int, int, int]
+    rows: int  # of a band
+    bands: int  # over all images and planes
+    groups: int  # of output channels, where there are too few bands to keep threads busy
+    slices: int  # partial sums of the weights' gradient
+    taps: np.ndarray
+    triples: np.ndarray  # taps, their number made a multiple of VECS
+    tile: int
+    image_scratch: int
+    gradient_pitch: int
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(x_shape, w_shape, dtype):
+    n, inputs, depth, height, width = x_shape
+    kz, ky, kx = kernel_size = w_shape[2:]
+    pitch = width + kx - 1
+    # A band has at most 16 rows (fewer rows read its edges again more often), fits 1.5 MB, and is
+    # small enough that there are 8 of them, unless it would then have fewer than 4 rows.
+    fits = 1_500_000 // (dtype.itemsize * inputs * kz * pitch) - (ky - 1)
+    rows = max(1, min(16, height, fits))
+    while rows > 4 and n * depth * -(-height // rows) < 8:
+        rows -= 1
+    rows = -(-height // -(-height // rows))  # bands of nearly one size
+    tall = rows + ky - 1
+    distance = np.arange(inputs * kz)[:, None, None] * tall * pitch
+    distance = distance + np.arange(ky)[:, None] * pitch + np.arange(kx)
+    taps = distance.ravel().astype(np.int64)
+    triples = np.concatenate([taps, np.zeros(-len(taps) % VECS, np.int64)])
+    bands = n * depth * -(-height // rows)
+    blocks = -(-w_shape[0] // OUTS)
+    lane = lanes(dtype)
+    tile = VECS * lane
+    return _Plan(
+        kernel_size=kernel_size,
+        rows=rows,
+        bands=bands,
+        groups=min(blocks, -(-8 // bands)),
+        slices=min(bands, max(2, min(16, 500_000 // (blocks * OUTS * len(triples))))),
+        taps=taps,
+        triples=triples,
+        tile=tile,
+        image_scratch=inputs * kz * tall * pitch + 2 * tile,
+        gradient_pitch=-(-rows * pitch // lane) * lane,
+    )
+
+
+def _correlate(x, w, b, affine, moments):
+    x = contiguous(x)
+    plan = _plan(x.shape, w.shape, x.dtype)
+    outputs, inputs = w.shape[:2]
+    blocks = -(-outputs // OUTS)
+    # [block of 8 outputs, tap, output in block]: a tile reads its weights front to back
+    packed = empty((blocks, len(plan.taps), OUTS), x.dtype, like=x)
+    if outputs % OUTS:
+        packed[-1] = 0
+    for block in range(blocks):
+        some = w[block * OUTS : (block + 1) * OUTS]
+        packed[block, :, : len(some)] = some.reshape(len(some), -1).T
+    bias = b if b is not None else np.zeros(outputs, x.dtype)
+    y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
+    sums = np.empty((plan.bands if moments else 0, 2, outputs), np.float64)
+    flat = plan.rows * (x.shape[-1] + w.shape[-1] - 1)
+    conv_forward_kernel(
+        plan.bands * plan.groups, x, _affine(affine, x), packed, bias, plan.taps, y, sums,
+        *plan.kernel_size, plan.rows, plan.groups, plan.tile,
+        scratch=plan.image_scratch + OUTS * (flat + plan.tile),
+    )  # fmt: skip
+    return y, sums.sum(axis=0) if moments else None
+
+
+def _affine(affine, x):
+    return affine if affine is not None else np.empty((0, 0), x.dtype)
+
+
+def _check(x, w, b):
+    if x.ndim != 5:
+        raise InputError("x", "an (N, C, Z, Y, X) array", f"shape {x.shape}")
+    if w.ndim != 5 or any(k % 2 == 0 for k in w.shape[2:]):
+        raise InputError("w", "an (O, I, KZ, KY, KX) array of odd widths", f"shape {w.shape}")
+    if w.shape[1] != x.shape[1]:
+        raise InputError("w", f"{x.shape[1]} input channels", f"{w.shape[1]}")
+    if w.dtype != x.dtype:
+        raise InputError("w", f"dtype {x.dtype}", f"{w.dtype}")
+    if b is not None and b.shape != w.shape[:1]:
+        raise InputError("b", f"shape ({w.shape[0]},)", f"{b.shape}")

@@ -1,0 +1,137 @@
+"""Max-pooling over windows that do not overlap.
+
+Forward, for a window of size S (an axis of any dimension alike)::
+
+    y[n, c, q] = max over 0 ≤ s < S of x[n, c, S q + s]
+
+What is left over at the end of an axis that S does not divide is not pooled. Backward: the
+gradient goes to the pixel that was the maximum; to the first one, where several were::
+
+    gx[n, c, p] = gy[n, c, q]  where p is the first maximum of window q,  0 elsewhere
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import contiguous, empty, inline, kernel
+from ..checks import InputError
+from ..tape import op
+
+
+def max_pool_forward(x, *, window=(1, 2, 2), affine=None):
+    """The maximum of each window.
+
+    Parameters
+    ----------
+    x : (N, C, Z, Y, X) array
+    window : (int, int, int)
+        Its size along Z, Y and X.
+    affine : (2, C) array, optional
+        Read relu(affine[0] · x + affine[1]) in place of x.
+
+    Returns
+    -------
+    y : (N, C, Z // window[0], Y // window[1], X // window[2]) array
+    """
+    x = contiguous(x)
+    size = tuple(s // w for s, w in zip(x.shape[2:], window, strict=True))
+    if min(size) < 1:
+        raise InputError("x", f"at least {window} pixels along Z, Y and X", f"{x.shape[2:]}")
+    affine = np.empty((0, 0), x.dtype) if affine is None else affine
+    y = empty((*x.shape[:2], *size), x.dtype, like=x)
+    max_pool_forward_kernel(x.shape[0] * x.shape[1], x, affine, y, *window)
+    return y, (x, affine, window)
+
+
+def max_pool_backward(gy, saved, *, plus=None):
+    """gx, by the relu's output where there was an `affine`. `plus`, of x's shape, is added."""
+    x, affine, window = saved
+    gx = empty(x.shape, x.dtype, like=x)
+    plus = np.empty((0,) * 5, x.dtype) if plus is None else contiguous(plus)
+    max_pool_backward_kernel(x.shape[0] * x.shape[1], x, affine, contiguous(gy), plus, gx, *window)
+    return gx
+
+
+max_pool = op(max_pool_forward, max_pool_backward)
+
+
+# ---- the loops --------------------------------------------------------------------------------
+
+
+@inline
+def _activate(v, affine, c):
+    """v, or what its affine and the ReLU make of it."""
+    if affine.shape[0] == 2:
+        v = v * affine[0, c] + affine[1, c]
+        return v if v > 0 else affine.dtype.type(0)
+    return v
+
+
+@kernel
+def max_pool_forward_kernel(start, stop, x, affine, y, wz, wy, wx):
+    channels, depth, height, width = y.shape[1:]
+    for item in range(start, stop):
+        n, c = item // channels, item % channels
+        for z in range(depth):
+            for i in range(height):
+                row = y[n, c, z, i]
+                for dz in range(wz):
+                    for dy in range(wy):
+                        first = dz == 0 and dy == 0
+                        source = x[n, c, z * wz + dz, i * wy + dy]
+                        if wx == 2:  # known at compile time, this loop uses the vector unit
+                            for j in range(width):
+                                v = _activate(source[2 * j], affine, c)
+                                v2 = _activate(source[2 * j + 1], affine, c)
+                                v = v2 if v2 > v else v
+                                row[j] = v if first or v > row[j] else row[j]
+                        else:
+                            for j in range(width):
+                                for dx in range(wx):
+                                    v = _activate(source[j * wx + dx], affine, c)
+                                    if (first and dx == 0) or v > row[j]:
+                                        row[j] = v
+
+
+@kernel
+def max_pool_backward_kernel(start, stop, x, affine, gy, plus, gx, wz, wy, wx):
+    channels, depth, height, width = gy.shape[1:]
+    zero = x.dtype.type(0)
+    for item in range(start, stop):
+        n, c = item // channels, item % channels
+        if plus.size:
+            gx[n, c] = plus[n, c]
+        else:
+            gx[n, c] = 0
+        for z in range(depth):
+            for i in range(height):
+                if wz == 1 and wy == 2 and wx == 2:
+                    upper, lower = x[n, c, z, 2 * i], x[n, c, z, 2 * i + 1]
+                    g_upper, g_lower = gx[n, c, z, 2 * i], gx[n, c, z, 2 * i + 1]
+                    for j in range(width):
+                        v0 = _activate(upper[2 * j], affine, c)
+                        v1 = _activate(upper[2 * j + 1], affine, c)
+                        v2 = _activate(lower[2 * j], affine, c)
+                        v3 = _activate(lower[2 * j + 1], affine, c)
+                        top = v1 if v1 > v0 else v0
+                        bottom = v3 if v3 > v2 else v2
+                        best = bottom if bottom > top else top
+                        g = gy[n, c, z, i, j]
+                        first, second, third = v0 == best, v1 == best, v2 == best
+                        g_upper[2 * j] += g if first else zero
+                        g_upper[2 * j + 1] += g if second and not first else zero
+                        g_lower[2 * j] += g if third and top != best else zero
+                        g_lower[2 * j + 1] += zero if third or top == best else g
+                    continue
+                for j in range(width):
+                    best, at = _activate(x[n, c, z * wz, i * wy, j * wx], affine, c), (0, 0, 0)
+                    for dz in range(wz):
+                        for dy in range(wy):
+                            for dx in range(wx):
+                                v = x[n, c, z * wz + dz, i * wy + dy, j * wx + dx]
+                                v = _activate(v, affine, c)
+                                if v > best:
+                                    best, at = v, (dz, dy, dx)
+                    dz, dy, dx = at
+                    gx[n, c, z * wz + dz, i * wy + dy, j * wx + dx] += gy[n, c, z, i, j]

@@ -1,0 +1,150 @@
+"""Nearest-neighbour upsampling, concatenation of channels, and both in one pass.
+
+Upsampling by S repeats each pixel; what the target has more than S times the source (an odd
+level) is zero. Its adjoint sums what was repeated::
+
+    y[n, c, p] = x[n, c, p // S]            gx[n, c, q] = Σ over 0 ≤ s < S of gy[n, c, S q + s]
+
+Concatenation stacks channels, and its backward cuts gy in two::
+
+    y = (a, b)                              ga = gy[:, :A]      gb = gy[:, A:]
+
+`upsample_concat` is what a decoder level begins with: (skip, upsampled low), each read through
+its affine (see `README.md`), written once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import contiguous, empty, kernel, namespace
+from ..checks import InputError
+from ..tape import op
+
+
+def upsample_forward(x, *, size, factor=(1, 2, 2)):
+    """Repeat each pixel of x (N, C, z, y, x) `factor` times; zeros up to `size` (Z, Y, X)."""
+    nothing = empty((x.shape[0], 0, *size), x.dtype, like=x)
+    y, (*_, saved) = upsample_concat_forward(nothing, x, factor=factor)
+    return y, saved
+
+
+def upsample_backward(gy, saved):
+    """gx: sums over what was repeated."""
+    shape, factor = saved
+    gx = empty(shape, gy.dtype, like=gy)
+    upsample_backward_kernel(shape[0] * shape[1], contiguous(gy), 0, gx, *factor)
+    return gx
+
+
+upsample = op(upsample_forward, upsample_backward)
+
+
+def concat_forward(a, b):
+    """(a, b) along the channels; a (N, A, Z, Y, X) and b (N, B, Z, Y, X) → (N, A + B, Z, Y, X)."""
+    if a.shape[0] != b.shape[0] or a.shape[2:] != b.shape[2:]:
+        raise InputError("b", f"shape ({a.shape[0]}, any, *{a.shape[2:]})", f"{b.shape}")
+    return namespace(a, b).concatenate((a, b), axis=1), a.shape[1]
+
+
+def concat_backward(gy, saved):
+    """(ga, gb): gy cut in two."""
+    return gy[:, :saved], gy[:, saved:]
+
+
+concat = op(concat_forward, concat_backward)
+
+
+def upsample_concat_forward(skip, low, *, factor=(1, 2, 2), skip_affine=None, low_affine=None):
+    """concat(skip, upsample(low)), each read as relu(scale · x + shift) where it has an affine.
+
+    Parameters
+    ----------
+    skip : (N, A, Z, Y, X) array
+    low : (N, B, z, y, x) array, with Z // factor[0] = z and so on
+    factor : (int, int, int)
+    skip_affine, low_affine : (2, A) and (2, B) array, optional
+    """
+    fits = tuple(s // f for s, f in zip(skip.shape[2:], factor, strict=True))
+    if low.shape[2:] != fits or low.shape[0] != skip.shape[0]:
+        raise InputError("low", f"(Z, Y, X) = {fits} for {skip.shape[2:]}", f"{low.shape[2:]}")
+    skip, low = contiguous(skip), contiguous(low)
+    (n, channels), more = skip.shape[:2], low.shape[1]
+    neutral = np.empty((0, 0), low.dtype)
+    y = empty((n, channels + more, *skip.shape[2:]), low.dtype, like=low)
+    upsample_concat_forward_kernel(
+        n * (channels + more), skip, neutral if skip_affine is None else skip_affine,
+        low, neutral if low_affine is None else low_affine, y, *factor,
+    )  # fmt: skip
+    return y, (skip.shape, (low.shape, factor))
+
+
+def upsample_concat_backward(gy, saved):
+    """(gskip, glow), by the relu's outputs where there were affines."""
+    (n, channels, *_), (shape, factor) = saved
+    g_low = empty(shape, gy.dtype, like=gy)
+    upsample_backward_kernel(n * shape[1], contiguous(gy), channels, g_low, *factor)
+    return gy[:, :channels], g_low
+
+
+upsample_concat = op(upsample_concat_forward, upsample_concat_backward)
+
+
+# ---- the loops --------------------------------------------------------------------------------
+
+
+@kernel
+def upsample_concat_forward_kernel(start, stop, skip, skip_affine, low, low_affine, y, fz, fy, fx):
+    channels, depth, height, width = y.shape[1:]
+    first = skip.shape[1]
+    zero = y.dtype.type(0)
+    for item in range(start, stop):
+        n, c = item // channels, item % channels
+        if c < first:
+            activate = skip_affine.shape[0] == 2
+            scale, shift = (skip_affine[0, c], skip_affine[1, c]) if activate else (zero, zero)
+            for z in range(depth):
+                for i in range(height):
+                    for j in range(width):
+                        v = skip[n, c, z, i, j]
+                        if activate:
+                            v = max(v * scale + shift, zero)
+                        y[n, c, z, i, j] = v
+            continue
+        k = c - first
+        activate = low_affine.shape[0] == 2
+        scale, shift = (low_affine[0, k], low_affine[1, k]) if activate else (zero, zero)
+        for z in range(depth):
+            for i in range(height):
+                if z // fz >= low.shape[2] or i // fy >= low.shape[3]:
+                    y[n, c, z, i] = 0
+                    continue
+                for j in range(low.shape[4]):
+                    v = low[n, k, z // fz, i // fy, j]
+                    if activate:
+                        v = max(v * scale + shift, zero)
+                    for d in range(fx):
+                        y[n, c, z, i, j * fx + d] = v
+                for j in range(low.shape[4] * fx, width):
+                    y[n, c, z, i, j] = 0
+
+
+@kernel
+def upsample_backward_kernel(start, stop, gy, first, gx, fz, fy, fx):
+    channels, depth, height, width = gx.shape[1:]
+    for item in range(start, stop):
+        n, c = item // channels, item % channels
+        for z in range(depth):
+            for i in range(height):
+                row = gx[n, c, z, i]
+                row[:] = 0
+                for dz in range(fz):
+                    for dy in range(fy):
+                        source = gy[n, first + c, z * fz + dz, i * fy + dy]
+                        if fx == 2:  # known at compile time, this loop uses the vector unit
+                            for j in range(width):
+                                row[j] += source[2 * j] + source[2 * j + 1]
+                        else:
+                            for j in range(width):
+                                for dx in range(fx):
+                                    row[j] += source[j * fx + dx]
