@@ -123,7 +123,7 @@ class UNet:
     def initial_parameters(self, seed, dtype=np.float32):
         """Uniform in ±1/√(fan-in) for weights and biases, 1 and 0 for γ and β."""
         vector = np.zeros(self.size, dtype)
-        uniform = random.uniform((self.size,), seed=seed, stream=random.STREAMS["weights"], step=0)
+        uniform = random.uniform((self.size,), seed=seed, stream=random.Stream.WEIGHTS)
         for name, (place, _) in self.layout.items():
             unit, kind = name.rsplit(".", 1)
             if kind == "gamma":

@@ -1,0 +1,60 @@
+"""Turns and flips: which of them leave a point-spread function as it is.
+
+If a blur g has a symmetry s, then g(s(x)) = s(g(x)): a turned image is as good an example of the
+same blur as the image itself. So an image may be turned and flipped to train on, and a
+restoration averaged over its turns and flips, but only by symmetries that the PSF has.
+
+A symmetry is ``(exchange, flips)``: exchange Y and X or not, then reverse these axes of
+(N, C, Z, Y, X). With one exchange and two flips these are the 8 of the square, and with a flip of
+Z the 16 of a square prism. The identity comes first.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from .backend import contiguous
+
+IDENTITY = (False, ())
+
+
+def every(ndim):
+    """All turns and flips of an image: 8 in 2-D, 16 in 3-D (Z is never exchanged: its pixels have
+    another size)."""
+    axes = (3, 4) if ndim == 2 else (2, 3, 4)
+    flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
+    return [(exchange, f) for exchange in (False, True) for f in flips]
+
+
+def of_psf(psf, tolerance=1e-3):
+    """The turns and flips about its centre that change no value of `psf` by more than `tolerance`
+    of its peak.
+
+    Parameters
+    ----------
+    psf : (Y, X) or (Z, Y, X) array
+        The centre is the pixel ``shape // 2``.
+    tolerance : float
+    """
+    padded = np.pad(psf, [(0, 1 - n % 2) for n in psf.shape])  # the centre in the very middle
+    side = max(padded.shape[-2:])
+    square = [(0, 0)] * (psf.ndim - 2) + [((side - n) // 2,) * 2 for n in padded.shape[-2:]]
+    image = np.pad(padded, square).reshape((1,) * (5 - psf.ndim) + (*padded.shape[:-2], side, side))
+    limit = tolerance * float(np.abs(psf).max())
+    return [s for s in every(psf.ndim) if float(np.abs(turn(image, s) - image).max()) <= limit]
+
+
+def turn(image, symmetry):
+    """`image` (N, C, Z, Y, X) turned: a contiguous copy, or the image itself for the identity."""
+    exchange, flips = symmetry
+    turned = image.swapaxes(3, 4) if exchange else image
+    return contiguous(np.flip(turned, flips) if flips else turned)
+
+
+def turn_back(image, symmetry):
+    """The inverse of `turn`."""
+    exchange, flips = symmetry
+    turned = np.flip(image, flips) if flips else image
+    return contiguous(turned.swapaxes(3, 4) if exchange else turned)
