@@ -1,0 +1,121 @@
+"""Files of models and of checkpoints: plain ``.npz``, read without unpickling anything.
+
+An entry ``header`` holds JSON: what the file is, its version, and everything that is no array.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+
+import numpy as np
+
+from . import physics as models
+from . import recipes
+from .checks import FileError, InputError
+from .files import replacing, unwritable
+from .unet import UNet
+
+VERSION = 1
+
+
+def write(path, kind, header, arrays, argument="path"):
+    """Write a file of `kind`, whole or not at all."""
+    text = json.dumps({"kind": f"ssi_cupy {kind}", "version": VERSION, **header})
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, header=np.array(text), **arrays)
+    except OSError as error:
+        raise unwritable(path, argument, error) from None
+
+
+def read(path, kind, argument="path"):
+    """(header, arrays) of a file of `kind`.
+
+    Raises
+    ------
+    FileError
+        If it is missing, damaged, of another kind or version, or holds pickled objects.
+    """
+    expected = f"a {kind} file of ssi_cupy, version {VERSION}"
+    try:
+        with open(path, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as npz:
+            arrays = {name: npz[name] for name in npz.files}
+        header = json.loads(str(arrays.pop("header")))
+        found = header.pop("kind", None), header.pop("version", None)
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise FileError(argument, expected, f"{str(path)!r} ({error})") from None
+    if found != (f"ssi_cupy {kind}", VERSION):
+        raise FileError(argument, expected, f"{found[0]}, version {found[1]}")
+    return header, arrays
+
+
+def save_model(path, model):
+    """Write a trained `SelfSupervisedInverse`."""
+    arrays = {"parameters": model.parameters, "statistics": model.statistics}
+    header = {
+        "recipe": json.loads(describe(model.recipe)),
+        "net": dataclasses.asdict(model.net),
+        "units": model.units,
+        "seed": model.seed,
+        "turns": model.turns,
+        "history": model.history,
+    }
+    try:
+        g = models.to_dict(model.physics)
+    except InputError:
+        g = {}
+    arrays |= {f"physics.{name}": np.asarray(value) for name, value in g.items()}
+    write(path, "model", header, arrays)
+
+
+def load_model(path, physics, make):
+    """The model that `save_model` wrote; `make` is its class."""
+    header, arrays = read(path, "model")
+    try:
+        saved = {k[len("physics.") :]: v for k, v in arrays.items() if k.startswith("physics.")}
+        if physics is None:
+            if not saved:
+                raise InputError("physics", "the forward model: the file holds none", "None")
+            physics = models.from_dict(saved)
+        recipe = _recipe(header["recipe"])
+        model = make(physics, recipe, rng=header["seed"])
+        net = header["net"]
+        model.net = UNet(**net | {k: _tuples(net[k]) for k in ("widths", "windows")})
+        model.parameters, model.statistics = arrays["parameters"], arrays["statistics"]
+        if model.parameters.shape != (model.net.size,):
+            raise ValueError(f"{model.parameters.size} parameters, not {model.net.size}")
+        model.units = tuple(header["units"])
+        model.turns = [(bool(exchange), tuple(flips)) for exchange, flips in header["turns"]]
+        model.history = header["history"]
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise FileError("path", "a whole model file", f"{str(path)!r} ({error})") from None
+    return model
+
+
+def describe(recipe):
+    """A recipe as JSON: its fields, and the class names of the parts it is made of."""
+
+    def plain(value):
+        if dataclasses.is_dataclass(value):
+            fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return {"class": type(value).__name__, **fields}
+        return list(map(plain, value)) if isinstance(value, tuple) else value
+
+    return json.dumps(plain(recipe))
+
+
+def _recipe(values):
+    """The recipe that `describe` wrote."""
+    if isinstance(values, dict):
+        fields = {name: _recipe(value) for name, value in values.items() if name != "class"}
+        return getattr(recipes, values["class"])(**fields)
+    return _tuples(values)
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,58 @@
+"""The progress bar of a training, and Ctrl-C that waits for the end of a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+
+class Progress:
+    """Shows where a training is; remembers in `interrupted` that the user wants it to end.
+
+    A step that is cut in two leaves weights and moments that do not belong together, so the first
+    Ctrl-C only sets the flag, and the loop ends after the step. A second one ends it at once.
+
+    Parameters
+    ----------
+    steps : int
+    done : int
+        Steps done before.
+    show : bool
+    """
+
+    def __init__(self, steps, done=0, show=True):
+        self.interrupted = False
+        self._steps, self._done, self._show, self._bar = steps, done, show, None
+
+    def __enter__(self):
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            if self._before is not None:
+                signal.signal(signal.SIGINT, self._interrupt)
+        if self._show:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=self._steps, initial=self._done, unit="step", dynamic_ncols=True,
+                desc="compiling (first run only)",
+            )  # fmt: skip
+        return self
+
+    def update(self, report):
+        """One more step is done."""
+        if self._bar is not None:
+            self._bar.set_description_str("training", refresh=False)
+            self._bar.set_postfix_str(f"loss {report['loss']:.3g}", refresh=False)
+            self._bar.update()
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number, frame):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True

@@ -1,0 +1,245 @@
+"""One call, arrays in and out: `deconvolve` and `denoise`.
+
+Around the corridor of `inversion.py` this room adds what a user's array brings along: names for
+its axes, channels and time points (each is restored by itself), pixel sizes, the device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import recipes
+from .backend import is_cupy
+from .checks import InputError, choice, point_spread_function, real_array, varying
+from .inversion import SelfSupervisedInverse
+from .physics import Identity, PSFConvolution
+
+AXES = "TCZYX"
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """All that came of a call with ``full_output=True``.
+
+    Attributes
+    ----------
+    restored, denoised : array
+        f(y) and g(f(y)), each in the shape, axis order and units of the image, float32.
+    model : SelfSupervisedInverse
+        The trained model; of the last image, where there were several channels or time points.
+    history : list of dict
+        Its ``step``, ``loss``, ``validation`` and ``lr``, one entry a step.
+    seconds : dict
+        Time taken, ``train`` and ``infer``, over all images.
+    steps : int
+        Training steps of the last image.
+    device : str
+    """
+
+    restored: np.ndarray
+    denoised: np.ndarray
+    model: SelfSupervisedInverse
+    history: list
+    seconds: dict
+    steps: int
+    device: str
+
+
+def deconvolve(
+    image,
+    psf,
+    *,
+    recipe=recipes.DEFAULT,
+    num_iter=None,
+    rng=0,
+    axes=None,
+    channel_axis=None,
+    spacing=None,
+    psf_spacing=None,
+    mode="mirror",
+    device="auto",
+    callback=None,
+    progress=True,
+    checkpoint=None,
+    resume=None,
+    full_output=False,
+):
+    """Remove blur and noise from an image, given nothing but it and its point-spread function.
+
+    A network is trained on this one image to predict pixels hidden from it through the blur
+    (Kobayashi et al. 2020), then applied to it.
+
+    Parameters
+    ----------
+    image : (…, [Z,] Y, X) array of real numbers
+        At least 16 pixels along Y and X.
+    psf : (Y, X) or (Z, Y, X) array
+        The point-spread function, centred at the pixel ``shape // 2``. It is divided by its sum.
+    recipe : Recipe
+        How to train, see `ssi_cupy.recipes`.
+    num_iter : int, optional
+        Training steps; the recipe's by default.
+    rng : int, numpy.random.Generator or None
+        The seed. The same seed gives the same bits.
+    axes : str, optional
+        A letter of T, C, Z, Y, X for each axis of the image, "TCZYX" in any order. By default the
+        last ones are those of the PSF, and there are no others but `channel_axis`.
+    channel_axis : int, optional
+        An axis whose images are restored one by one.
+    spacing, psf_spacing : float or sequence of float, optional
+        Pixel sizes in µm of the image and of the PSF, for its axes in the image's order.
+    mode : {"mirror", "nearest", "wrap", "constant"}
+        What lies beyond the border, in scipy.ndimage's words.
+    device : {"auto", "cpu", "cuda"}
+    callback : callable, optional
+        Called with a dict after each step; the training ends early when it returns True.
+    progress : bool
+        Show a progress bar.
+    checkpoint, resume : path, optional
+        Keep the state of the training in this file; go on from such a file, to the same bits.
+    full_output : bool
+        Return a `Restoration`.
+
+    Returns
+    -------
+    restored : array of float32, of the image's shape, axis order and units
+        Or a `Restoration`, with `full_output`.
+
+    Raises
+    ------
+    InputError
+        A `ValueError` that names the argument that cannot be used.
+    """
+    image = varying(real_array(image, "image"), "image")
+    psf = point_spread_function(psf, ndim=(2, 3))
+    axes = _axes(image, axes, channel_axis, psf)
+    _same_grid(spacing, psf_spacing, psf.ndim)
+    physics = PSFConvolution(psf, mode=mode)
+    return _restore(
+        image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
+        device=device, callback=callback, progress=progress, checkpoint=checkpoint,
+        resume=resume, full_output=full_output,
+    )  # fmt: skip
+
+
+def denoise(
+    image,
+    psf=None,
+    *,
+    recipe=recipes.DEFAULT,
+    num_iter=None,
+    rng=0,
+    axes=None,
+    channel_axis=None,
+    spacing=None,
+    psf_spacing=None,
+    mode="mirror",
+    device="auto",
+    callback=None,
+    progress=True,
+    checkpoint=None,
+    resume=None,
+    full_output=False,
+):
+    """Remove noise from an image, and leave its blur.
+
+    With a PSF, the result is g(f(y)), which holds nothing that the microscope cannot pass
+    (Goncharova et al. 2020). Without one it is f(y) of a network trained to predict hidden pixels
+    from their neighbours (Noise2Self, Batson and Royer 2019).
+
+    Parameters are those of `deconvolve`; `psf` may be None.
+    """
+    image = varying(real_array(image, "image"), "image")
+    if psf is not None:
+        psf = point_spread_function(psf, ndim=(2, 3))
+        _same_grid(spacing, psf_spacing, psf.ndim)
+    axes = _axes(image, axes, channel_axis, psf)
+    choice(mode, "mode", ("mirror", "nearest", "wrap", "constant"))
+    physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
+    return _restore(
+        image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
+        device=device, callback=callback, progress=progress, checkpoint=checkpoint,
+        resume=resume, full_output=full_output,
+    )  # fmt: skip
+
+
+def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, callback, progress,
+             checkpoint, resume, full_output):  # fmt: skip
+    """Each image of `axes` by itself, in the caller's axis order."""
+    spatial = [a for a in "ZYX" if a in axes]
+    others = [a for a in axes if a not in spatial]
+    order = [axes.index(a) for a in others + spatial]
+    stack = image.transpose(order)
+    places = list(itertools.product(*map(range, stack.shape[: len(others)])))
+    if len(places) > 1 and (checkpoint or resume):
+        name = "checkpoint" if checkpoint else "resume"
+        raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
+    seed = recipes.seed_from(rng)
+    restored, denoised = np.empty(stack.shape, np.float32), np.empty(stack.shape, np.float32)
+    seconds = {"train": 0.0, "infer": 0.0}
+    for place in places:
+        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device)
+        model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
+                  checkpoint=checkpoint, resume=resume)  # fmt: skip
+        restored[place], denoised[place] = model.restore(stack[place])
+        for key, value in model.seconds.items():
+            seconds[key] += value
+    back = np.argsort(order)
+    restored, denoised = (np.ascontiguousarray(a.transpose(back)) for a in (restored, denoised))
+    result = Restoration(restored, denoised, model, model.history, seconds,
+                         len(model.history), model.device)  # fmt: skip
+    return result if full_output else getattr(result, wanted)
+
+
+def _axes(image, axes, channel_axis, psf):
+    """The letter of each axis of `image`, checked against the PSF."""
+    if channel_axis is not None:
+        if axes is not None:
+            raise InputError("channel_axis", "None where axes is given", repr(channel_axis))
+        if not isinstance(channel_axis, (int, np.integer)) or not (
+            -image.ndim <= channel_axis < image.ndim
+        ):
+            raise InputError("channel_axis", f"an axis of a {image.ndim}-D image", channel_axis)
+    if axes is None:
+        rank = image.ndim - (channel_axis is not None)
+        if rank not in (2, 3):
+            expected = "2 or 3 axes, or the argument axes to name them"
+            raise InputError("image", expected, f"{image.ndim}-D, shape {image.shape}")
+        axes = "ZYX"[-rank:]
+        if channel_axis is not None:
+            at = channel_axis % image.ndim
+            axes = axes[:at] + "C" + axes[at:]
+    if not isinstance(axes, str) or len(axes) != image.ndim or len(set(axes)) != len(axes):
+        raise InputError("axes", f"{image.ndim} different letters of {AXES}", repr(axes))
+    if set(axes) - set(AXES) or not {"Y", "X"} <= set(axes):
+        raise InputError("axes", f"Y, X and others of {AXES}", repr(axes))
+    if psf is not None and psf.ndim != 2 + ("Z" in axes):
+        expected = f"a {2 + ('Z' in axes)}-D array for an image with axes {axes}"
+        raise InputError("psf", expected, f"{psf.ndim}-D, shape {psf.shape}")
+    sizes = dict(zip(axes, image.shape, strict=True))
+    if min(sizes["Y"], sizes["X"]) < 16:
+        raise InputError("image", "at least 16 pixels along Y and X", f"shape {image.shape}")
+    return axes
+
+
+def _same_grid(spacing, psf_spacing, ndim):
+    """Raise if the PSF was sampled on another grid than the image."""
+    if spacing is None or psf_spacing is None:
+        return
+    sizes = []
+    for name, given in (("spacing", spacing), ("psf_spacing", psf_spacing)):
+        try:
+            size = np.broadcast_to(np.asarray(given, float), (ndim,))
+        except (ValueError, TypeError):
+            raise InputError(name, f"{ndim} pixel sizes in µm", repr(given)) from None
+        if not np.all(np.isfinite(size)) or np.any(size <= 0):
+            raise InputError(name, "pixel sizes above zero, in µm", repr(given))
+        sizes.append(size)
+    if not np.allclose(*sizes, rtol=1e-3):
+        raise InputError("psf_spacing", f"the image's, {sizes[0]} µm: resample the PSF", sizes[1])
+
+
+__all__ = ["Restoration", "deconvolve", "denoise", "is_cupy"]
