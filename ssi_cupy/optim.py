@@ -1,0 +1,288 @@
+"""How the weights follow their gradient. All of them are ONE flat vector.
+
+`Adam` and `MovingAverage` change vectors in one pass each; the learning rate of each step comes
+from a schedule. What they remember is a dictionary of plain arrays: a run that loads it goes on
+to the same bits.
+
+References
+----------
+.. [1] D. P. Kingma, J. Ba, "Adam: A method for stochastic optimization", ICLR (2015).
+.. [2] H. Kobayashi, A. C. Solak, J. Batson, L. A. Royer, "Image deconvolution via noise-tolerant
+   self-supervised inversion" (2020): the weight noise that decays.
+.. [3] L. N. Smith, N. Topin, "Super-convergence: Very fast training of neural networks using
+   large learning rates" (2019): the one-cycle schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .backend import empty, kernel, zeros
+from .checks import InputError, number, positive_int
+from .random import CHUNK, Stream, chunks, fill_normals, place
+
+# ---- Adam -----------------------------------------------------------------------------------
+
+
+class Adam:
+    """Adam [1]_, with L2 and L1 regularisation and weight noise that decays [2]_.
+
+    With t = 1, 2, … the number of the step and w, g, m, v of each weight::
+
+        g ← g + l2 · w + l1 · sign w
+        m ← β₁ m + (1 − β₁) g                    v ← β₂ v + (1 − β₂) g²
+        w ← w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps)
+        w ← w + lr · noise / t · N(0, 1)
+
+    Parameters
+    ----------
+    size : int
+        The number of weights.
+    dtype : dtype
+        float32 or float64.
+    lr : float
+        The learning rate of a step that is given none.
+    betas : two of float
+    eps, l2, l1, noise : float
+        In units of the weights, but `l2` has none (the gradient per weight).
+    seed : int
+        Of the noise, which depends on (seed, step, weight) alone.
+    like : array, optional
+        Its device is where the moments are kept.
+    """
+
+    def __init__(
+        self, size, dtype, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, l2=0.0, l1=0.0, noise=0.0,
+        seed=0, like=None,
+    ):  # fmt: skip
+        self.lr, self.seed, self.steps = number(lr, "lr", low=0), seed, 0
+        self.betas = tuple(number(beta, "betas", low=0, high=1 - 1e-12) for beta in betas)
+        self.eps = number(eps, "eps", low=1e-30)  # above 0 in float32 too: it is a divisor
+        named = {"l2": l2, "l1": l1, "noise": noise}
+        self.l2, self.l1, self.noise = (number(value, n, low=0) for n, value in named.items())
+        self.first, self.second = (zeros(size, dtype, like) for _ in range(2))
+
+    def step(self, params, gradient, lr=None):
+        """Change `params` in place.
+
+        Parameters
+        ----------
+        params, gradient : array, shape (size,)
+        lr : float, optional
+        """
+        lr = self.lr if lr is None else lr
+        _fits(params, self.first, "params")
+        _fits(gradient, self.first, "gradient")
+        self.steps += 1
+        b1, b2 = self.betas
+        rate = lr / (1 - b1**self.steps)
+        root = 1 / math.sqrt(1 - b2**self.steps)
+        sigma = lr * self.noise / self.steps
+        levels = b1, 1 - b1, b2, 1 - b2, rate, root, self.eps, self.l2, self.l1, sigma
+        levels = (params.dtype.type(level) for level in levels)
+        at = place(self.seed, Stream.WEIGHT_NOISE, self.steps - 1)
+        vectors = params, gradient, self.first, self.second
+        adam_kernel(chunks(params.size), *vectors, *levels, *at)
+
+    def state(self):
+        """What it remembers: copies of the moments, and the number of steps done."""
+        return {
+            "first": self.first.copy(),
+            "second": self.second.copy(),
+            "steps": np.array(self.steps, np.int64),
+        }
+
+    def load(self, state):
+        """Go on from a `state`. `InputError` if it is of another size or dtype."""
+        for name in ("first", "second"):
+            _fits(state[name], self.first, name)
+        self.first[...], self.second[...] = state["first"], state["second"]
+        self.steps = int(state["steps"])
+
+
+@kernel(grain=16)
+def adam_kernel(
+    start, stop, w, g, first, second, b1, a1, b2, a2, rate, root, eps, l2, l1, sigma,
+    step, stream, seed,
+):  # fmt: skip
+    zero, one, many = w.dtype.type(0), w.dtype.type(1), 4 * CHUNK
+    for i in range(many * start, min(many * stop, w.size)):
+        sign = (one if w[i] > zero else zero) - (one if w[i] < zero else zero)
+        slope = g[i] + l2 * w[i] + l1 * sign
+        m = b1 * first[i] + a1 * slope
+        v = b2 * second[i] + a2 * slope * slope
+        first[i], second[i] = m, v
+        w[i] -= np.divide(rate * m, np.sqrt(v) * root + eps)
+    if sigma > zero:
+        words, z = np.empty((4, CHUNK), np.uint64), np.empty((4, CHUNK))
+        for chunk in range(start, stop):
+            fill_normals(z, words, chunk, step, stream, seed)
+            for i in range(many * chunk, min(many * (chunk + 1), w.size)):
+                w[i] += sigma * w.dtype.type(z[i & 3, (i >> 2) % CHUNK])
+
+
+class MovingAverage:
+    """The exponential moving average of the weights, without the pull towards its first zeros.
+
+    Parameters
+    ----------
+    size : int
+    dtype : dtype
+    decay : float
+        What is left of the average after each step, in [0, 1).
+    like : array, optional
+        Its device is where the average is kept.
+    """
+
+    def __init__(self, size, dtype, *, decay=0.99, like=None):
+        self.decay, self.steps = number(decay, "decay", low=0, high=1 - 1e-12), 0
+        self.average = zeros(size, dtype, like)
+
+    def update(self, params):
+        """Take `params`, shape (size,), into the average."""
+        _fits(params, self.average, "params")
+        self.steps += 1
+        kept, new = (params.dtype.type(part) for part in (self.decay, 1 - self.decay))
+        moving_average_kernel(params.size, params, self.average, kept, new)
+
+    def value(self):
+        """The average, as a new vector."""
+        if not self.steps:
+            raise ValueError("the moving average is empty: update() was never called")
+        average = empty(self.average.shape, self.average.dtype, like=self.average)
+        average[...] = self.average
+        average *= average.dtype.type(1 / (1 - self.decay**self.steps))
+        return average
+
+    def state(self):
+        """What it remembers, as plain arrays."""
+        return {"average": self.average.copy(), "steps": np.array(self.steps, np.int64)}
+
+    def load(self, state):
+        """Go on from a `state`. `InputError` if it is of another size or dtype."""
+        _fits(state["average"], self.average, "average")
+        self.average[...], self.steps = state["average"], int(state["steps"])
+
+
+@kernel(grain=4096)
+def moving_average_kernel(start, stop, params, average, kept, new):
+    for i in range(start, stop):
+        average[i] = kept * average[i] + new * params[i]
+
+
+def _fits(vector, like, name):
+    if vector.shape != like.shape or vector.dtype != like.dtype:
+        expected = f"shape {like.shape} and dtype {like.dtype}"
+        raise InputError(name, expected, f"{vector.shape} and {vector.dtype}")
+
+
+# ---- schedules ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The base rate, always. The other schedules are this with another `lr`.
+
+    A schedule is asked ``lr(base, step, steps, state)`` for the rate of `step` (from 0) of
+    `steps`. Its state, a small float64 array, begins as `start()` and is renewed by
+    ``state = seen(state, loss)`` after each validation; only `Plateau` uses it.
+    """
+
+    def start(self):
+        """The state before the first step."""
+        return np.zeros(0)
+
+    def seen(self, state, loss):
+        """The state after a validation loss."""
+        return state
+
+    def lr(self, base, step, steps, state=None):
+        """The learning rate of a step."""
+        return base
+
+
+@dataclass(frozen=True)
+class Plateau(Constant):
+    """The rate falls when the validation loss does not.
+
+    Attributes
+    ----------
+    factor : float
+        The rate is multiplied by it,
+    patience : int
+        after so many validations in a row without a loss below the best one, and then again
+        after as many more.
+
+    Its state is (best loss, validations since the best, since the best or the last fall, falls).
+    The second of them is what early stopping waits for.
+    """
+
+    factor: float = 0.9
+    patience: int = 150
+
+    def __post_init__(self):
+        number(self.factor, "factor", low=0, high=1)
+        positive_int(self.patience, "patience")
+
+    def start(self):
+        return np.array([np.inf, 0, 0, 0])
+
+    def seen(self, state, loss):
+        best, since_best, waited, falls = state
+        if loss < best:
+            return np.array([loss, 0, 0, falls])
+        fall = waited + 1 >= self.patience
+        return np.array([best, since_best + 1, 0 if fall else waited + 1, falls + fall])
+
+    def lr(self, base, step, steps, state=None):
+        return base * self.factor ** (0 if state is None else int(state[3]))
+
+
+@dataclass(frozen=True)
+class StepDecay(Constant):
+    """The rate is multiplied by `factor` after every `every` steps."""
+
+    every: int = 500
+    factor: float = 0.5
+
+    def __post_init__(self):
+        positive_int(self.every, "every")
+        number(self.factor, "factor", low=0)
+
+    def lr(self, base, step, steps, state=None):
+        return base * self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class OneCycle(Constant):
+    """Up to the base rate and down again, both along half a cosine [3]_.
+
+    Attributes
+    ----------
+    warmup : float
+        The share of the steps that go up.
+    first, final : float
+        The rate of the first and of the last step, as a share of the base rate.
+    """
+
+    warmup: float = 0.3
+    first: float = 1 / 25
+    final: float = 1e-4
+
+    def __post_init__(self):
+        for name in ("warmup", "first", "final"):
+            number(getattr(self, name), name, low=0, high=1)
+
+    def lr(self, base, step, steps, state=None):
+        top, last = self.warmup * (steps - 1), steps - 1
+        if step < top:
+            return base * _cosine(self.first, 1, step / top)
+        return base * _cosine(1, self.final, (step - top) / max(last - top, 1e-9))
+
+
+def _cosine(a, b, share):
+    """From `a` at share 0 to `b` at share 1, level at both ends."""
+    return b + (a - b) * (1 + math.cos(math.pi * min(share, 1))) / 2
