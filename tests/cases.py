@@ -14,9 +14,15 @@ from functools import partial
 import numpy as np
 
 from ssi_cupy.ops.conv import conv
+from ssi_cupy.ops.direct_convolution import direct_convolution
+from ssi_cupy.ops.fft_convolution import fft_convolution
 from ssi_cupy.ops.norm import batch_norm
+from ssi_cupy.ops.pad import crop, pad
+from ssi_cupy.ops.pointwise import clamp, relu, sensor_response
 from ssi_cupy.ops.pool import max_pool
+from ssi_cupy.ops.terms import bound, masked_loss, positivity, weighted_sum
 from ssi_cupy.ops.upsample import concat, upsample, upsample_concat
+from ssi_cupy.ops.variation import kernel_continuity, total_variation
 
 
 @dataclass(frozen=True)
@@ -138,3 +144,181 @@ row("concat", concat, normal((2, 3, 1, 4, 5), (2, 2, 1, 4, 5)),
 row("upsample and concat", upsample_concat, normal((2, 3, 1, 9, 8), (2, 2, 1, 4, 4)),
     lambda a, b: np.concatenate([a, repeated(b, (1, 9, 8), (1, 2, 2))], 1),
     wrt=(0, 1), linear=(0, 1))  # fmt: skip
+
+
+# ---- terms ------------------------------------------------------------------------------------
+
+
+def residuals(*shape, channels=None, kinks=(0,)):
+    """x, y and a mask of 0 and 1, with x − y clear of the kinks."""
+
+    def make(rng):
+        y = rng.normal(size=shape)
+        mask = rng.random((shape[0], channels or shape[1], *shape[2:])) < 0.6
+        return y + away_from(kinks, rng.normal(size=shape)), y, mask.astype(np.uint8)
+
+    return make
+
+
+def weights_for_mask(rng):
+    x, y, _ = residuals(2, 3, 1, 7, 9)(rng)
+    return x, y, rng.random((2, 1, 1, 7, 9)) * (rng.random((2, 1, 1, 7, 9)) < 0.7)
+
+
+def masked_mean(rho, masked=False):
+    def reference(x, y, mask):
+        m = np.broadcast_to(mask, x.shape).astype(np.float64)
+        return np.sum(m * rho(x - y)) / (m.sum() if masked else x.size)
+
+    return reference
+
+
+def huber(r, delta=0.8):
+    return np.where(np.abs(r) <= delta, r * r / 2, delta * (np.abs(r) - delta / 2))
+
+
+row("masked L2", masked_loss, residuals(2, 3, 1, 70, 90, channels=1), masked_mean(np.square))
+row("masked L1, mask per channel", masked_loss, residuals(1, 2, 3, 7, 9), masked_mean(np.abs),
+    kind="l1")  # fmt: skip
+row("masked Huber, over the masked", masked_loss,
+    residuals(2, 2, 1, 11, 13, channels=1, kinks=(-0.8, 0.8)), masked_mean(huber, True),
+    kind="huber", delta=0.8, normalise="masked")  # fmt: skip
+row("weighted L2, over the weights", masked_loss, weights_for_mask, masked_mean(np.square, True),
+    normalise="masked")  # fmt: skip
+
+
+def away_from_limits(rng):
+    return (away_from((0, 1), 1.5 * rng.normal(size=(2, 2, 1, 61, 53)) + 0.5),)
+
+
+def excess(x):
+    return np.mean(np.maximum(-x, 0) + np.maximum(x - 1, 0))
+
+
+row("bound", bound, away_from_limits, excess)
+row("bound, squared", bound, away_from_limits, lambda x: excess(x) ** 2, squared=True)
+row("bound between others", bound, away_from_limits,
+    lambda x: np.mean(np.maximum(0.02 - x, 0) + np.maximum(x - 0.97, 0)),
+    low=0.02, high=0.97)  # fmt: skip
+row("positivity", positivity, away_from_limits,
+    lambda x: np.mean(np.abs(np.minimum(x, 0))) / 2.5, scale=2.5)  # fmt: skip
+
+
+def gradient_length(x, eps, spacing=(1, 1, 1)):
+    total = eps**2
+    for axis, distance in zip((2, 3, 4), spacing, strict=True):
+        last = np.take(x, [-1], axis)
+        total = total + (np.diff(x, axis=axis, append=last) / distance) ** 2
+    return np.mean(np.sqrt(total))
+
+
+row("total variation", total_variation, normal((2, 1, 1, 9, 14)),
+    lambda x: gradient_length(x, 0.1), eps=0.1)  # fmt: skip
+row("total variation, 3-D, spaced", total_variation, normal((1, 2, 4, 5, 6)),
+    lambda x: gradient_length(x, 0.01, (2, 1, 0.5)), eps=0.01, spacing=(2, 1, 0.5))  # fmt: skip
+
+
+def tap_differences(w):
+    return np.mean(np.concatenate([np.diff(w, axis=a).ravel() ** 2 for a in (2, 3, 4)]))
+
+
+row("kernel continuity", kernel_continuity, normal((3, 2, 1, 5, 3)), tap_differences)
+row("kernel continuity, 3-D", kernel_continuity, normal((2, 2, 3, 3, 4)), tap_differences)
+row("weighted sum", weighted_sum, lambda rng: tuple(np.array(rng.normal()) for _ in range(3)),
+    lambda a, b, c: 2 * a - 0.5 * b + c, wrt=(0, 1, 2), linear=(0, 1, 2),
+    weights=(2, -0.5, 1))  # fmt: skip
+
+
+# ---- padding, convolution with a PSF, sensors ---------------------------------------------------
+
+
+def bordered(widths, mode, zeros=(0, 0, 0)):
+    """numpy's names for the borders: its "reflect" is "mirror", its "edge" is "nearest"."""
+    names = {"mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
+
+    def reference(x):
+        x = np.pad(x, [(0, 0)] * 2 + list(widths), mode=names[mode])
+        return np.pad(x, [(0, 0)] * 2 + [(0, n) for n in zeros])
+
+    return reference
+
+
+for mode in ("mirror", "nearest", "wrap", "constant"):
+    widths = ((0, 0), (2, 3), (4, 1))
+    row(f"pad, {mode}", pad, normal((2, 3, 1, 40, 25)), bordered(widths, mode),
+        linear=(0,), widths=widths, mode=mode)  # fmt: skip
+    widths = ((1, 2), (11, 9), (0, 13))
+    row(f"pad, {mode}, 3-D, wider than the image", pad, normal((1, 2, 3, 4, 5)),
+        bordered(widths, mode), linear=(0,), widths=widths, mode=mode)  # fmt: skip
+row("pad, with zeros behind", pad, normal((2, 1, 2, 9, 8)),
+    bordered(((1, 0), (3, 2), (2, 2)), "mirror", (0, 2, 4)), linear=(0,),
+    widths=((1, 0), (3, 2), (2, 2)), shape=(3, 16, 16))  # fmt: skip
+row("crop", crop, normal((2, 2, 3, 8, 9)), lambda x: x[..., 1:3, 0:5, 2:9],
+    linear=(0,), start=(1, 0, 2), shape=(2, 5, 7))  # fmt: skip
+
+
+def periodic(x, transfer):
+    psf = np.fft.irfftn(transfer, s=x.shape[2:], axes=(0, 1, 2))
+    shifts = np.ndindex(psf.shape)
+    return sum(psf[s] * np.roll(x, s, axis=(2, 3, 4)) for s in shifts)
+
+
+def image_and_transfer(*shape):
+    def make(rng):
+        psf = rng.uniform(size=shape[2:])
+        return rng.normal(size=shape), np.fft.rfftn(psf / psf.sum())
+
+    return make
+
+
+for shape in ((2, 2, 1, 12, 15), (1, 2, 3, 6, 8)):
+    row(f"FFT convolution, {shape[2]} planes", fft_convolution, image_and_transfer(*shape),
+        periodic, linear=(0,))  # fmt: skip
+
+
+def convolved_valid(x, psf):
+    kz, ky, kx = psf.shape
+    depth, height, width = (n - k + 1 for n, k in zip(x.shape[2:], psf.shape, strict=True))
+    y = np.zeros((*x.shape[:2], depth, height, width))
+    for a, b, c in np.ndindex(psf.shape):
+        z, v, u = kz - 1 - a, ky - 1 - b, kx - 1 - c
+        y += psf[a, b, c] * x[:, :, z : z + depth, v : v + height, u : u + width]
+    return y
+
+
+def image_and_psf(shape, size):
+    return lambda rng: (rng.normal(size=shape), rng.uniform(size=size))
+
+
+for shape, size in (
+    ((2, 2, 1, 30, 110), (1, 5, 4)),
+    ((1, 1, 1, 9, 60), (1, 2, 7)),
+    ((2, 1, 1, 6, 11), (1, 4, 3)),
+    ((1, 2, 5, 12, 56), (4, 3, 5)),
+):
+    row(f"direct convolution, {size} on {shape}", direct_convolution, image_and_psf(shape, size),
+        convolved_valid, linear=(0,))  # fmt: skip
+
+
+def away_from_0_and_1(rng):
+    return (away_from((0, 1), rng.normal(size=(2, 3, 1, 31, 29))),)
+
+
+def expected_reading(x, noise, gain=1.0, offset=0.0, low=0.0, high=1.0):
+    """E[clip(m + noise N)], from the integral of the normal distribution function."""
+    from scipy.special import ndtr
+
+    def integral(u):
+        return u * ndtr(u) + np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
+
+    m = gain * x + offset
+    return low + noise * (integral((m - low) / noise) - integral((m - high) / noise))
+
+
+row("relu", relu, away_from_0_and_1, lambda x: np.maximum(x, 0))
+row("clamp", clamp, away_from_0_and_1, lambda x: np.clip(x, 0, 1), low=0, high=1)
+row("sensor response", sensor_response, normal((2, 3, 1, 31, 29)),
+    partial(expected_reading, noise=0.3), noise=0.3)  # fmt: skip
+row("sensor response, gain and offset", sensor_response, normal((1, 1, 3, 60, 70)),
+    partial(expected_reading, noise=0.5, gain=2.0, offset=-0.3, low=-1.0, high=1.5),
+    noise=0.5, gain=2.0, offset=-0.3, low=-1.0, high=1.5)  # fmt: skip

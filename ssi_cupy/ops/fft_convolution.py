@@ -1,0 +1,99 @@
+"""Convolution by the Fourier transform, on a periodic grid.
+
+Forward, with the transfer function ``h = rfft(psf)``::
+
+    y = irfft(rfft(x) · h),   that is   y[i] = Σ_j psf[j] x[(i - j) mod n]
+
+Backward: the matrix of a real convolution has the transpose whose transfer function is the
+complex conjugate, a correlation ::
+
+    gx = irfft(rfft(gy) · conj(h)),   that is   gx[i] = Σ_j psf[j] gy[(i + j) mod n]
+
+There is no gradient by `h`. Other boundaries than the periodic one are a matter of padding
+first and cropping afterwards: `transfer_function` puts the PSF such that what is left to crop
+begins at index 0. float32 stays float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import backend
+from ..tape import op
+
+
+def fft_convolution_forward(x, transfer):
+    """Convolve `x` with the PSF behind a transfer function.
+
+    Parameters
+    ----------
+    x : (N, C, Z, Y, X) array
+    transfer : (Z, Y, X // 2 + 1) complex array
+        From `transfer_function`.
+
+    Returns
+    -------
+    y : (N, C, Z, Y, X) array
+    saved : what the backward needs
+    """
+    return _filtered(x, transfer), transfer
+
+
+def fft_convolution_backward(gy, saved):
+    return _filtered(gy, saved, conjugate=True), None
+
+
+fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
+
+
+def _filtered(x, transfer, conjugate=False):
+    """In place where scipy can: on fresh memory each pass would cost two."""
+    from scipy import fft
+
+    axes = [axis for axis in (-3, -2) if x.shape[axis] > 1]
+    workers = backend.num_threads()  # lines are shared out whole: the bits stay the same
+    spectrum = fft.rfft(x, workers=workers)
+    for axis in axes:
+        spectrum = fft.fft(spectrum, axis=axis, overwrite_x=True, workers=workers)
+    if conjugate:  # s conj(h) = conj(conj(s) h)
+        np.conjugate(spectrum, out=spectrum)
+    spectrum *= transfer
+    if conjugate:
+        np.conjugate(spectrum, out=spectrum)
+    for axis in axes:
+        spectrum = fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
+    return fft.irfft(spectrum, n=x.shape[-1], overwrite_x=True, workers=workers)
+
+
+def transfer_function(psf, shape, dtype):
+    """The transfer function of the convolution of a bordered image.
+
+    For an image with a border of k - 1 pixels in total along each axis, k being the PSF's size,
+    and zeros from there up to `shape`: ``y[i] = Σ_m psf[m] x[i + k - 1 - m]``.
+
+    Parameters
+    ----------
+    psf : (KZ, KY, KX) array
+    shape : three int
+        Of the periodic grid; at least the PSF's.
+    dtype : numpy dtype
+        Of the image: float32 or float64.
+
+    Returns
+    -------
+    (Z, Y, X // 2 + 1) array, complex64 or complex128
+    """
+    from scipy import fft
+
+    grid = np.zeros(shape)
+    kz, ky, kx = psf.shape
+    grid[:kz, :ky, :kx] = psf
+    grid = np.roll(grid, (1 - kz, 1 - ky, 1 - kx), axis=(0, 1, 2))
+    return fft.rfftn(grid).astype(np.result_type(dtype, np.complex64))
+
+
+def fast_shape(shape):
+    """The smallest shape of at least `shape` whose real transform is fast."""
+    from scipy import fft
+
+    return tuple(1 if n == 1 else fft.next_fast_len(int(n), real=True) for n in shape)
