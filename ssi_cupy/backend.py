@@ -11,6 +11,7 @@ use: `import ssi_cupy` costs neither.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import logging
 import os
@@ -18,6 +19,7 @@ import queue
 import sys
 import threading
 import types
+import zlib
 
 import numpy as np
 
@@ -213,6 +215,7 @@ class _Threads:
             self.jobs.put(job)
         job.work()
         job.done.acquire()
+        job.args = ()  # a helper that comes too late must not keep the arrays from their pool
         if job.error is not None:
             raise job.error
 
@@ -300,7 +303,7 @@ class Inline:
 
     @functools.cached_property
     def compiled(self):
-        return _jit(self.function, nogil=True, inline="never")
+        return _jit(self.function, nogil=True)
 
 
 inline = Inline
@@ -310,23 +313,40 @@ def _jit(function, fastmath=False, **options):
     """numba.njit, with the lazy objects that `function` names replaced by what they stand for."""
     import numba
 
-    names = {
-        n: function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__
-    }
-    lazy = {n: v.compiled for n, v in names.items() if hasattr(v, "compiled")}
+    named = (function.__globals__.get(name) for name in function.__code__.co_names)
+    lazy = {value.__name__: value.compiled for value in named if hasattr(value, "compiled")}
     if lazy:
         resolved = types.FunctionType(
             function.__code__, {**function.__globals__, **lazy}, function.__name__
         )
-        function = functools.update_wrapper(resolved, function)
-        del function.__wrapped__
+        resolved.__module__ = function.__module__
+        # numba's cache looks at the file of `function` alone. With what is compiled into it in its
+        # name, a change there is a cache miss too.
+        resolved.__qualname__ = f"{function.__name__}_{_fingerprint(function):08x}"
+        function = resolved
     if fastmath:
         options["fastmath"] = {"reassoc", "contract", "arcp", "nsz"}
+    options["error_model"] = "numpy"  # x / 0 is an infinity, as on the GPU, and needs no branch
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError as error:  # no folder to cache in: say once what that costs
-        _say_no_cache(error)
+        _say_no_cache(str(error))
         return numba.njit(**options)(function)
+
+
+def _fingerprint(function):
+    """A number that changes with the source of what is compiled into `function`."""
+    text = inspect.getsource(function)
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if hasattr(value, "compiled"):
+            inner = getattr(value, "function", None)
+            text += (
+                str(_fingerprint(inner))
+                if inner
+                else inspect.getsource(sys.modules[value.__module__])
+            )
+    return zlib.crc32(text.encode())
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 
 import numpy as np
 
@@ -328,13 +329,11 @@ class Training:
 
     def _identity(self):
         """What must be the same for a checkpoint to be gone on from."""
-        import zlib
-
         return {
-            "image": f"{self.y.shape}, crc {zlib.crc32(self.y):08x}",
             "recipe": json.loads(modelfile.describe(self.recipe)),
             "seed": self.seed,
             "steps": self.steps,
+            "image": f"{self.y.shape}, crc {zlib.crc32(self.y):08x}",
         }
 
 
@@ -347,7 +346,7 @@ def forward_model(g, recipe, y, offset=0.0, scale=1.0):
 
     if recipe.broaden and isinstance(g, PSFConvolution):
         weights = BROADEN[None] / BROADEN.sum()
-        g = PSFConvolution(convolve(g.psf, weights), g.mode, g.method, g.normalise)
+        g = PSFConvolution(**g.settings() | {"psf": convolve(g.psf, weights)})
     parts = [Clamp(0, 1)] if recipe.clamp else []
     parts.append(_in_units(g, offset, scale, y.shape))
     if recipe.sensor:

@@ -83,7 +83,8 @@ class Tape:
             for var, g in zip(inputs, gradients, strict=True):
                 if isinstance(var, Var) and g is not None:
                     var.grad = g if var.grad is None else var.grad + g
-        for leaf in self._leaves:
+        leaves, self._leaves = self._leaves, []  # no cycle: what is dropped is freed at once
+        for leaf in leaves:
             if leaf.grad is None:
                 leaf.grad = leaf.value * 0
 

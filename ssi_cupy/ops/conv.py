@@ -194,8 +194,8 @@ def conv_weights_kernel(
         for band in range(part * count // slices, (part + 1) * count // slices):
             n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
             end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
-            scratch[end : end + lane] = 0  # read, times a zero of gy: must not be NaN
-            g = end + 2 * lane
+            scratch[end : end + lane + kx] = 0  # read, times a zero of gy: must not be NaN
+            g = end + lane + kx
             for o in range(8):
                 at = g + o * length
                 if o >= outputs:
@@ -272,7 +272,7 @@ def _plan(x_shape, w_shape, dtype):
         taps=taps,
         triples=triples,
         tile=tile,
-        image_scratch=inputs * kz * tall * pitch + 2 * tile,
+        image_scratch=inputs * kz * tall * pitch + 2 * tile + kx,
         gradient_pitch=-(-rows * pitch // lane) * lane,
     )
 

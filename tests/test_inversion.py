@@ -1,0 +1,421 @@
+"""The corridor end to end: gradients, blindness, determinism, units, files, interruptions."""
+
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from ssi_cupy import backend, physics, recipes
+from ssi_cupy.checks import FileError, InputError
+from ssi_cupy.inversion import SelfSupervisedInverse, Training, forward_model
+from ssi_cupy.losses import Losses
+from ssi_cupy.masking import StratifiedMask, keep_blind, validation_pixels
+from ssi_cupy.tape import Tape
+from ssi_cupy.unet import UNet, unet, unet_forward
+
+PSF = np.random.default_rng(0).random((3, 4))  # asymmetric, odd and even
+SMALL = {"steps": 3, "progress": False}
+
+
+def picture(shape=(24, 20), seed=1):
+    """Blobs on a dark ground, noisy."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    image = gaussian_filter(rng.random(shape), 1.5)
+    image = (image - image.min()) / np.ptp(image)
+    return (image + 0.05 * rng.normal(size=shape)).astype(np.float32)
+
+
+def trained(image=None, recipe=recipes.DEFAULT, g=None, **options):
+    model = SelfSupervisedInverse(g or physics.PSFConvolution(PSF), recipe, rng=4)
+    return model.fit(picture() if image is None else image, **SMALL | options)
+
+
+# ---- gradients --------------------------------------------------------------------------------
+
+ALL_LOSSES = Losses(bound=0.1, positivity=0.3, tv=0.05, tv_eps=0.01, low=0.0, high=0.5)
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1", "huber"])
+@pytest.mark.parametrize("clips", [False, True])
+def test_gradient_of_network_and_physics_and_every_loss(kind, clips):
+    rng = np.random.default_rng(2)
+    net = UNet(widths=(8, 16))
+    y = rng.random((1, 1, 1, 18, 17))
+    mask = (rng.random(y.shape) < 0.4).astype(np.uint8)
+    g = physics.PSFConvolution(PSF, mode="nearest")
+    if clips:
+        g = physics.Composition(physics.Clamp(-1, 2), g, physics.SensorResponse(0.1))
+    losses = dataclasses.replace(ALL_LOSSES, kind=kind)
+    parameters = net.initial_parameters(3, np.float64)
+
+    def loss_of(parameters):
+        x = unet(y, parameters, net=net)
+        return losses(x, physics.apply(g, x), y, mask)[0]
+
+    tape = Tape()
+    var = tape.var(parameters)
+    tape.backward(loss_of(var))
+    v = rng.normal(size=net.size)
+    told = np.vdot(var.grad, v)
+    found = []
+    for step in (1e-6, 3e-7, 1e-7, 3e-8, 1e-8):  # some step is short enough to cross no kink
+        along = [loss_of(parameters + t * v) for t in (-step, step)]
+        found.append(abs((along[1] - along[0]) / (2 * step) - told))
+    assert min(found) <= 1e-6 * abs(told)
+
+
+# ---- blindness --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", ["zero", "gaussian", "neighbour", "local_mean"])
+@pytest.mark.parametrize("mask", [recipes.SSI.mask, StratifiedMask(1 / 16)])
+def test_hidden_pixels_change_no_prediction_that_is_scored_on_them(fill, mask, monkeypatch):
+    """J-invariance: other values at all the hidden pixels, the same prediction everywhere."""
+    recipe = dataclasses.replace(recipes.SSI, fill=fill, mask=mask)
+    image, seen = picture(), []
+
+    def spy(x, *args, **settings):
+        y = unet(x, *args, **settings)
+        seen.append(y.value)
+        return y
+
+    monkeypatch.setattr("ssi_cupy.inversion.unet", spy)
+    hidden = None
+    for other in (False, True):
+        model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
+        training = Training(model, image[None, None, None], 10)
+        drawn = mask.draw(training.y.shape, training.seed, 0, 10)
+        hidden, counted = keep_blind(drawn, training.validation)
+        assert counted.any() and not (counted & training.validation).any()
+        assert not (counted & ~hidden & 1).any()
+        if other:
+            training.y[hidden == 1] += np.random.default_rng(5).normal(size=int(hidden.sum()))
+        training.step()
+    assert hidden.any()
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_validation_pixels_are_never_in_the_loss():
+    """Another value at a validation pixel changes the validation loss and no parameter."""
+    runs = []
+    for other in (0.0, 3.0):
+        model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, rng=4)
+        training = Training(model, picture()[None, None, None], 10)
+        training.y[training.validation == 1] += other
+        reports = [training.step() for _ in range(3)]
+        runs.append((training.parameters, [r["validation"] for r in reports]))
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+    assert all(a != b for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+
+def test_validation_pixels_are_a_fixed_share():
+    pixels = validation_pixels((1, 1, 1, 50, 40), 0.1, seed=7)
+    assert pixels.sum() == 200
+    np.testing.assert_array_equal(pixels, validation_pixels((1, 1, 1, 50, 40), 0.1, seed=7))
+
+
+# ---- determinism ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_same_seed_same_bits_with_one_thread_and_with_two(name):
+    threads, images = backend.num_threads(), []
+    try:
+        for number in (1, 2, 2):
+            backend.set_num_threads(number)
+            model = trained(picture((33, 40)), recipes.get(name))
+            images.append(model.predict(picture((33, 40))))
+    finally:
+        backend.set_num_threads(threads)
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[1], images[2])
+    other = SelfSupervisedInverse(physics.PSFConvolution(PSF), name, rng=5)
+    assert np.abs(other.fit(picture((33, 40)), **SMALL).predict(picture((33, 40))) - images[0]).any()
+
+
+def test_two_threads_may_fit_at_once():
+    image, alone, together = picture((40, 40)), trained(picture((40, 40))).parameters, {}
+
+    def fit(name):
+        together[name] = trained(image, steps=3).parameters
+
+    threads = [threading.Thread(target=fit, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        np.testing.assert_array_equal(together[i], alone)
+
+
+def test_a_step_allocates_nothing_after_the_second():
+    model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, rng=4)
+    training = Training(model, picture((64, 48))[None, None, None], 10)
+    with backend.Pool() as pool:
+        training.step()
+        training.step()
+        before = pool.misses
+        for _ in range(3):
+            training.step()
+        assert before > 0 and pool.misses == before
+
+
+# ---- units ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_sixteen_bit_data_with_an_offset_comes_back_in_its_units(name):
+    image = (100 + 4000 * picture((48, 48)).clip(0)).astype(np.uint16)
+    model = trained(image, recipes.get(name), g=physics.PSFConvolution(np.ones((3, 3))), steps=120)
+    restored, reblurred = model.restore(image)
+    assert restored.dtype == np.float32 and restored.shape == image.shape
+    inside = (slice(4, -4),) * 2
+    light = (image - 100.0)[inside].sum()
+    assert abs((restored - 100.0)[inside].sum() / light - 1) <= 0.02
+    assert abs((reblurred - 100.0)[inside].sum() / light - 1) <= 0.02
+
+
+def test_units_do_not_matter():
+    """a · y + b is restored to a · x + b."""
+    image = picture()
+    plain = trained(image).predict(image)
+    scaled = trained(512 * image + 64).predict(512 * image + 64)
+    np.testing.assert_allclose(scaled, 512 * plain + 64, rtol=0, atol=0.02 * 512)
+
+
+class Shading:
+    """A linear model that is neither a blur nor the identity, and keeps no constant."""
+
+    def __init__(self, shape):
+        self.field = np.linspace(0.5, 1.5, shape[-1], dtype=np.float32)
+
+    def forward(self, x):
+        return x * self.field
+
+    def adjoint(self, y):
+        return y * self.field
+
+
+class Saturation:
+    """A model that is not linear: it has a backward in place of an adjoint."""
+
+    def forward(self, x):
+        return np.tanh(x)
+
+    def backward(self, gy, x):
+        return gy * (1 - np.tanh(x) ** 2)
+
+
+@pytest.mark.parametrize("g", [Shading((24, 20)), Saturation()])
+def test_a_models_own_units_are_kept(g):
+    """Inside, the model sees (y − offset) / scale; what it computes is g in the user's units."""
+    x = picture()[None, None, None]
+    inside = forward_model(g, recipes.Recipe("plain"), x, offset=3.0, scale=2.0)
+    np.testing.assert_allclose(inside.forward(x), (g.forward(2 * x + 3) - 3) / 2, atol=1e-6)
+    gy, v = (np.random.default_rng(s).normal(size=x.shape) for s in (1, 2))
+    x = x.astype(np.float64)
+    slope = (inside.forward(x + 1e-6 * v) - inside.forward(x - 1e-6 * v)) / 2e-6
+    assert np.vdot(gy, slope) == pytest.approx(np.vdot(inside.backward(gy, x), v), rel=1e-6)
+    model = trained(g=g, recipe=recipes.SSI)
+    assert np.isfinite(model.predict(picture())).all()
+
+
+def test_a_model_that_changes_the_shape_is_refused():
+    class EveryOther(Shading):
+        def forward(self, x):
+            return x[..., ::2]
+
+    with pytest.raises(InputError, match="^physics: "):
+        trained(g=EveryOther((24, 20)))
+
+
+# ---- the recipes do what they say ---------------------------------------------------------------
+
+
+def test_ssi_broadens_clamps_and_reflects():
+    from scipy.ndimage import convolve
+
+    psf = np.random.default_rng(0).random((5, 5))
+    psf /= psf.sum()
+    x = 1.5 * np.random.default_rng(1).normal(size=(20, 21))
+    g = forward_model(physics.PSFConvolution(psf), recipes.SSI, x[None, None, None])
+    weights = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
+    wide = np.zeros((7, 7))
+    for i, j in np.ndindex(3, 3):
+        wide[i : i + 5, j : j + 5] += weights[i, j] / weights.sum() * psf
+    expected = convolve(np.clip(x, 0, 1), wide, mode="mirror")
+    np.testing.assert_allclose(physics.apply(g, x[None, None, None])[0, 0, 0], expected, atol=1e-12)
+
+
+def test_loss_falls():
+    history = trained(picture((32, 32)), steps=40).history
+    assert np.mean([h["loss"] for h in history[-5:]]) < 0.6 * history[0]["loss"]
+
+
+def test_a_callback_sees_each_step_and_may_end_the_training():
+    reports = []
+    model = trained(steps=10, callback=lambda r: reports.append(r) or r["step"] == 3)
+    assert [r["step"] for r in reports] == [0, 1, 2, 3] and len(model.history) == 4
+    assert {"steps", "loss", "validation", "lr", "parts"} <= set(reports[0])
+
+
+def test_three_dimensions():
+    volume = picture((6, 18, 17))
+    model = trained(volume, g=physics.PSFConvolution(np.random.default_rng(1).random((3, 4, 3))))
+    assert model.net.ndim == 3
+    assert model.predict(volume).shape == volume.shape
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def test_save_load_predict_gives_the_same_bits(tmp_path):
+    model = trained()
+    model.save(tmp_path / "m.npz")
+    again = SelfSupervisedInverse.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(again.predict(picture()), model.predict(picture()))
+    np.testing.assert_array_equal(again.reblur(picture()), model.reblur(picture()))
+    assert again.recipe == model.recipe and again.net == model.net
+
+
+def test_a_users_own_physics_is_given_again(tmp_path):
+    g = Shading((24, 20))
+    model = trained(g=g)
+    model.save(tmp_path / "m.npz")
+    with pytest.raises(InputError, match="^physics: "):
+        SelfSupervisedInverse.load(tmp_path / "m.npz")
+    again = SelfSupervisedInverse.load(tmp_path / "m.npz", physics=g)
+    np.testing.assert_array_equal(again.predict(picture()), model.predict(picture()))
+
+
+def damaged(path, kind):
+    """A model file that is broken in one way."""
+    trained().save(path)
+    with np.load(path) as npz:
+        arrays = dict(npz)
+    header = json.loads(str(arrays["header"]))
+    if kind == "another version":
+        arrays["header"] = np.array(json.dumps(header | {"version": 99}))
+    elif kind == "another kind":
+        arrays["header"] = np.array(json.dumps(header | {"kind": "ssi_cupy checkpoint"}))
+    elif kind == "without parameters":
+        del arrays["parameters"]
+    elif kind == "with a pickle":
+        arrays["parameters"] = np.array([print], dtype=object)
+    elif kind == "short":
+        arrays["parameters"] = arrays["parameters"][:-1]
+    np.savez(path, **arrays)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "a pickle":
+        path.write_bytes(pickle.dumps({"parameters": 1}))
+    elif kind == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["another version", "another kind", "without parameters", "with a pickle", "short",
+     "truncated", "a pickle", "missing"],
+)  # fmt: skip
+def test_a_damaged_model_file_is_refused(tmp_path, kind):
+    damaged(tmp_path / "m.npz", kind)
+    with pytest.raises(FileError, match="^path: expected"):
+        SelfSupervisedInverse.load(tmp_path / "m.npz")
+
+
+# ---- checkpoints and Ctrl-C ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_resuming_gives_the_same_bits(tmp_path, name):
+    recipe = dataclasses.replace(recipes.get(name), average=0.9)
+    unbroken = trained(recipe=recipe, steps=6)
+    file = tmp_path / "c.npz"
+    trained(recipe=recipe, steps=6, checkpoint=file, callback=lambda r: r["step"] == 2)
+    resumed = trained(recipe=recipe, steps=6, resume=file)
+    np.testing.assert_array_equal(resumed.parameters, unbroken.parameters)
+    np.testing.assert_array_equal(resumed.statistics, unbroken.statistics)
+    assert resumed.history == unbroken.history
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
+def test_ctrl_c_ends_after_the_step_and_keeps_a_checkpoint(tmp_path):
+    unbroken, file = trained(steps=6), tmp_path / "c.npz"
+
+    def interrupt(report):
+        if report["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trained(steps=6, checkpoint=file, callback=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = trained(steps=6, resume=file)
+    np.testing.assert_array_equal(resumed.parameters, unbroken.parameters)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"image": picture(seed=9)}, "same image"),
+        ({"steps": 7}, "same steps"),
+        ({"recipe": recipes.SSI}, "same recipe"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, complaint):
+    trained(checkpoint=tmp_path / "c.npz")
+    with pytest.raises(FileError, match=f"^resume: .*{complaint}"):
+        trained(**{"resume": tmp_path / "c.npz"} | change)
+
+
+# ---- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "named, options",
+    [
+        ("steps", {"steps": 0}),
+        ("steps", {"steps": -5}),
+        ("steps", {"steps": 2.5}),
+        ("image", {"image": np.zeros((24, 24), bool)}),
+        ("image", {"image": np.full((24, 24), 3.0)}),
+        ("image", {"image": np.ones((2, 2, 24, 24))}),
+        ("image", {"image": picture((24, 15))}),
+        ("checkpoint", {"checkpoint": "no/such/folder/c.npz"}),
+        ("resume", {"resume": "no-such-file.npz"}),
+        ("recipe", {"recipe": "best"}),
+        ("physics", {"g": object()}),
+    ],
+)
+def test_bad_input_is_named(named, options):
+    with pytest.raises(InputError, match=f"^{named}: expected .*, got "):
+        trained(**options)
+
+
+@pytest.mark.parametrize("rng", [-1, 2.5, "seed", True])
+def test_bad_seed_is_named(rng):
+    with pytest.raises(InputError, match="^rng: "):
+        SelfSupervisedInverse(physics.Identity(), rng=rng)
+
+
+def test_an_untrained_model_says_so(tmp_path):
+    model = SelfSupervisedInverse(physics.Identity())
+    for use in (lambda: model.predict(picture()), lambda: model.save(tmp_path / "m.npz")):
+        with pytest.raises(InputError, match="^model: .*fit"):
+            use()
+
+
+def test_inference_is_the_network_with_running_statistics():
+    model = trained(recipe=recipes.SSI)
+    offset, scale = model.units
+    y = ((picture() - offset) / scale)[None, None, None]
+    x, _ = unet_forward(y, model.parameters, net=model.net, statistics=model.statistics)
+    np.testing.assert_allclose(model.predict(picture()), x[0, 0, 0] * scale + offset, atol=1e-6)
