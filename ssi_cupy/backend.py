@@ -14,6 +14,7 @@ import functools
 import inspect
 import itertools
 import logging
+import math
 import os
 import queue
 import sys
@@ -65,11 +66,13 @@ def resolve_device(device, array=None):
 class _Block:
     """Owns a piece of a pool's memory; when the last view of it is gone, the pool has it back."""
 
-    __slots__ = ("__array_interface__", "_memory", "_free", "__weakref__")
+    __slots__ = ("__array_interface__", "_memory", "_free")
 
-    def __init__(self, memory, free):
+    def __init__(self, memory, free, shape, dtype):
         self._memory, self._free = memory, free
-        self.__array_interface__ = memory.__array_interface__
+        self.__array_interface__ = {
+            "data": (memory[1], False), "shape": shape, "typestr": dtype.str, "version": 3
+        }  # fmt: skip
 
     def __del__(self):
         self._free.append(self._memory)
@@ -97,15 +100,19 @@ class Pool:
 
     def take(self, shape, dtype):
         dtype = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        free = self._free.setdefault(max(size, 1), [])
+        shape = tuple(shape) if hasattr(shape, "__len__") else (shape,)
+        size = max(math.prod(shape) * dtype.itemsize, 1)
+        free = self._free.get(size)
+        if free is None:
+            free = self._free.setdefault(size, [])
         try:
             memory = free.pop()
         except IndexError:
-            memory = _aligned(max(size, 1))
+            memory = _aligned(size)
+            memory = memory, memory.ctypes.data  # asked for once, as asking is slow
             self.misses += 1
             self.nbytes += size
-        return np.asarray(_Block(memory, free))[:size].view(dtype).reshape(shape)
+        return np.asarray(_Block(memory, free, shape, dtype))
 
     def __enter__(self):
         self._outer.append(getattr(_local, "pool", None))
@@ -260,8 +267,7 @@ class Kernel:
         return _jit(self.loop, nogil=True, fastmath=self.fastmath)
 
     def __call__(self, n, *args, scratch=0):
-        namespace(*args)  # mixed devices raise
-        if any(map(is_cupy, args)):
+        if "cupy" in sys.modules and namespace(*args) is not np:  # mixed devices raise
             raise DeviceError(
                 "device", "'cpu'", f"cupy arrays, but {self.__name__} has no CUDA twin"
             )

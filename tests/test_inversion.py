@@ -137,7 +137,8 @@ def test_same_seed_same_bits_with_one_thread_and_with_two(name):
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[1], images[2])
     other = SelfSupervisedInverse(physics.PSFConvolution(PSF), name, rng=5)
-    assert np.abs(other.fit(picture((33, 40)), **SMALL).predict(picture((33, 40))) - images[0]).any()
+    other.fit(picture((33, 40)), **SMALL)
+    assert (other.predict(picture((33, 40))) != images[0]).any()
 
 
 def test_two_threads_may_fit_at_once():
@@ -170,10 +171,9 @@ def test_a_step_allocates_nothing_after_the_second():
 # ---- units ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_sixteen_bit_data_with_an_offset_comes_back_in_its_units(name):
+def test_sixteen_bit_data_with_an_offset_comes_back_in_its_units():
     image = (100 + 4000 * picture((48, 48)).clip(0)).astype(np.uint16)
-    model = trained(image, recipes.get(name), g=physics.PSFConvolution(np.ones((3, 3))), steps=120)
+    model = trained(image, g=physics.PSFConvolution(np.ones((3, 3))), steps=120)
     restored, reblurred = model.restore(image)
     assert restored.dtype == np.float32 and restored.shape == image.shape
     inside = (slice(4, -4),) * 2

@@ -146,7 +146,7 @@ def conv_forward_kernel(
         band, group = item // groups, item % groups
         n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
         end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
-        out = end + 2 * tile
+        out = (end + 2 * tile + 15) // 16 * 16  # on a cache line, behind all that tiles read
         here = min(rows, height - y0)
         used = min(length, here * pitch)
         for block in range(group * blocks // groups, (group + 1) * blocks // groups):
@@ -182,7 +182,8 @@ def conv_weights_kernel(
     blocks = partial.shape[1]
     lane = 64 // x.itemsize
     length = -(-rows * pitch // lane) * lane
-    chunk = 64 * lane  # 8 rows of gy of this length stay in the first-level cache
+    # 8 rows of gy of a chunk's length stay near; all chunks are of nearly one length.
+    chunks = max(1, (length + 40 * lane) // (80 * lane))
     out = partial.ravel()
     stride = partial[0, 0].size
     for item in range(start, stop):
@@ -195,7 +196,7 @@ def conv_weights_kernel(
             n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
             end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
             scratch[end : end + lane + kx] = 0  # read, times a zero of gy: must not be NaN
-            g = end + lane + kx
+            g = (end + kx + 2 * lane) // lane * lane  # rows of gy start on a cache line
             for o in range(8):
                 at = g + o * length
                 if o >= outputs:
@@ -217,10 +218,12 @@ def conv_weights_kernel(
                     at += pitch
                 for j in range(at, g + (o + 1) * length):
                     scratch[j] = 0
-            for i in range(0, length, chunk):
+            for part_of_row in range(chunks):
+                i = part_of_row * (length // lane) // chunks * lane
+                n_pixels = (part_of_row + 1) * (length // lane) // chunks * lane - i
                 for t in range(0, taps.size, 3):
                     product_tile(scratch, g + i, length, scratch, i, taps, t,
-                                 min(chunk, length - i), out, first + t * 8)  # fmt: skip
+                                 n_pixels, out, first + t * 8)  # fmt: skip
 
 
 # ---- how an image is cut ----------------------------------------------------------------------
@@ -272,7 +275,7 @@ def _plan(x_shape, w_shape, dtype):
         taps=taps,
         triples=triples,
         tile=tile,
-        image_scratch=inputs * kz * tall * pitch + 2 * tile + kx,
+        image_scratch=inputs * kz * tall * pitch + 2 * tile + kx + 64,
         gradient_pitch=-(-rows * pitch // lane) * lane,
     )
 
