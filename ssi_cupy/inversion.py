@@ -20,6 +20,8 @@ from .backend import Pool, resolve_device
 from .checks import FileError, InputError, positive_int, real_array, varying
 from .files import check_writable
 from .masking import fill, keep_blind, validation_pixels
+from .ops.terms import weighted_sum
+from .ops.variation import kernel_continuity
 from .optim import Adam, MovingAverage
 from .physics import (
     Clamp,
@@ -36,7 +38,7 @@ from .progress import Progress
 from .random import Stream, integers, seed_from
 from .recipes import DEFAULT, get
 from .tape import Tape
-from .unet import UNet, unet, unet_forward
+from .unet import UNet, parameter, unet, unet_forward
 
 MOMENTUM = 0.1  # of the running means and variances
 CHECKPOINT_EVERY = 100  # steps
@@ -106,7 +108,7 @@ class SelfSupervisedInverse:
         if resume is not None:
             training.load(resume)
         start = time.perf_counter()
-        with Pool(), Progress(steps, training.done, progress) as shown:
+        with Pool(), Progress(steps, training.done, progress, self.device) as shown:
             while training.done < steps:
                 report = training.step()
                 shown.update(report)
@@ -237,6 +239,10 @@ class Training:
         x = unet(seen, parameters, net=self.net, batch_statistics=self.batch_statistics)
         prediction = apply(self.g, x)
         loss, parts = recipe.losses(x, prediction, y, counted)
+        if recipe.continuity:
+            kernel = parameter(parameters, net=self.net, name=self.net.last_kernel)
+            weights = (1.0, recipe.continuity)
+            loss = weighted_sum(loss, kernel_continuity(kernel), weights=weights)
         validation_loss = float(recipe.losses.validation(prediction.value, y, validation))
         tape.backward(loss)
 
@@ -429,6 +435,8 @@ def _turns(g):
 
 
 def _as_5d(image):
+    """`image` as (N, C, Z, Y, X), in float64 until its offset is taken off."""
+    resolve_device("auto", image)
     image = real_array(image, "image", ndim=(2, 3, 5))
     shape = image.shape if image.ndim == 5 else (1,) * (5 - image.ndim) + image.shape
-    return image.reshape(shape)
+    return image.reshape(shape).astype(np.float64)

@@ -18,10 +18,12 @@ class Progress:
     done : int
         Steps done before.
     show : bool
+    device : str
+        Where the training runs.
     """
 
-    def __init__(self, steps, done=0, show=True):
-        self.interrupted = False
+    def __init__(self, steps, done=0, show=True, device="cpu"):
+        self.interrupted, self._device = False, device
         self._steps, self._done, self._show, self._bar = steps, done, show, None
 
     def __enter__(self):
@@ -42,7 +44,7 @@ class Progress:
     def update(self, report):
         """One more step is done."""
         if self._bar is not None:
-            self._bar.set_description_str("training", refresh=False)
+            self._bar.set_description_str(f"training on {self._device}", refresh=False)
             self._bar.set_postfix_str(f"loss {report['loss']:.3g}", refresh=False)
             self._bar.update()
 

@@ -56,6 +56,9 @@ class Recipe:
     schedule : Constant, Plateau, StepDecay or OneCycle
     l1, l2 : float
         Regularisation of all parameters.
+    continuity : float
+        Weight of the mean squared difference between neighbouring taps of the network's last
+        convolution: against checkerboards, at a cost in sharpness (Kobayashi et al., section 2).
     weight_noise : float
         Of `optim.Adam`, decaying as 1 / step.
     average : float
@@ -85,6 +88,7 @@ class Recipe:
     schedule: Constant | Plateau | StepDecay | OneCycle = Constant()
     l1: float = 0.0
     l2: float = 0.0
+    continuity: float = 0.0
     weight_noise: float = 0.0
     average: float = 0.0
     validation: float = 0.1
@@ -120,7 +124,8 @@ SSI = Recipe(
     keep_best=True,
 )
 """Kobayashi et al., as their code runs it, but that the validation pixels are really blind (in
-theirs the network sees those that are not masked by chance)."""
+theirs the network sees those that are not masked by chance). They blur volumes with ``nearest``
+beyond the border, and images with ``mirror``."""
 
 SSI_NO_MASKING = dataclasses.replace(SSI, name="ssi_no_masking", mask=None)
 """The control of the same paper."""

@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from . import random
-from .backend import empty
+from .backend import empty, zeros
 from .checks import InputError
 from .ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from .ops.norm import batch_affine, batch_norm_backward, moments_to_statistics
@@ -86,6 +86,11 @@ class UNet:
             units[f"up{level}.narrow"] = (together // 2, width, self.kernel(3))
         units["head"] = (width, self.outputs, self.kernel(1))
         return units
+
+    @property
+    def last_kernel(self):
+        """The name of the last convolution that looks at neighbours: the head does not."""
+        return "up0.narrow.weight" if len(self.widths) > 1 else "down0.narrow.weight"
 
     @cached_property
     def layout(self):
@@ -200,6 +205,23 @@ def unet_backward(gy, saved, *, input_gradient=True):
 
 
 unet = op(unet_forward, unet_backward)
+
+
+def parameter_forward(parameters, *, net, name):
+    """One parameter out of the flat vector, in its shape: `net.views(parameters)[name]`."""
+    place, shape = net.layout[name]
+    return parameters[place].reshape(shape), (parameters, place)
+
+
+def parameter_backward(gw, saved):
+    """The flat gradient: gw at its place, 0 elsewhere."""
+    parameters, place = saved
+    gradient = zeros(parameters.shape, parameters.dtype, like=parameters)
+    gradient[place] = gw.ravel()
+    return gradient
+
+
+parameter = op(parameter_forward, parameter_backward)
 
 
 class _Forward:

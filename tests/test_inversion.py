@@ -15,8 +15,9 @@ from ssi_cupy.checks import FileError, InputError
 from ssi_cupy.inversion import SelfSupervisedInverse, Training, forward_model
 from ssi_cupy.losses import Losses
 from ssi_cupy.masking import StratifiedMask, keep_blind, validation_pixels
+from ssi_cupy.ops.variation import kernel_continuity
 from ssi_cupy.tape import Tape
-from ssi_cupy.unet import UNet, unet, unet_forward
+from ssi_cupy.unet import UNet, parameter, unet, unet_forward
 
 PSF = np.random.default_rng(0).random((3, 4))  # asymmetric, odd and even
 SMALL = {"steps": 3, "progress": False}
@@ -252,6 +253,26 @@ def test_ssi_broadens_clamps_and_reflects():
         wide[i : i + 5, j : j + 5] += weights[i, j] / weights.sum() * psf
     expected = convolve(np.clip(x, 0, 1), wide, mode="mirror")
     np.testing.assert_allclose(physics.apply(g, x[None, None, None])[0, 0, 0], expected, atol=1e-12)
+
+
+def test_continuity_smooths_the_last_kernel_and_leaves_the_others():
+    """Its part of the gradient is that of the term alone, at the place of that kernel."""
+    net = UNet(widths=(8, 16))
+    parameters, roughness = net.initial_parameters(3, np.float64), []
+    tape = Tape()
+    var = tape.var(parameters)
+    tape.backward(kernel_continuity(parameter(var, net=net, name=net.last_kernel)))
+    place, shape = net.layout[net.last_kernel]
+    alone = kernel_continuity.backward(
+        np.float64(1), kernel_continuity.forward(parameters[place].reshape(shape))[1]
+    )
+    np.testing.assert_array_equal(var.grad[place], alone.ravel())
+    assert np.count_nonzero(var.grad) == np.count_nonzero(alone) > 0
+    for weight in (0.0, 100.0):
+        model = trained(recipe=dataclasses.replace(recipes.SSI, continuity=weight), steps=40)
+        kernel = model.net.views(model.parameters)[model.net.last_kernel]
+        roughness.append(float(kernel_continuity(kernel) / kernel.var()))
+    assert roughness[1] < 0.5 * roughness[0]
 
 
 def test_loss_falls():

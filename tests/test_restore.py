@@ -1,0 +1,149 @@
+"""`deconvolve` and `denoise` as a pipeline calls them: axes, units, complaints."""
+
+import numpy as np
+import pytest
+
+import ssi_cupy
+from ssi_cupy import recipes
+from ssi_cupy.checks import DeviceError, InputError
+
+PSF = np.random.default_rng(0).random((3, 4))
+PSF_3D = np.random.default_rng(0).random((3, 4, 3))
+QUICK = {"num_iter": 2, "progress": False}
+
+
+def picture(*shape):
+    return np.random.default_rng(1).random(shape or (20, 24)).astype(np.float32)
+
+
+def spoilt(value, shape=(20, 24)):
+    image = picture(*shape)
+    image[3, 4] = value
+    return image
+
+
+# ---- axes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape, psf, options",
+    [
+        ((20, 24), PSF, {}),
+        ((17, 19), PSF, {"axes": "XY"}),
+        ((4, 17, 16), PSF_3D, {}),
+        ((2, 17, 16), PSF, {"channel_axis": 0}),
+        ((17, 16, 2), PSF, {"channel_axis": -1}),
+        ((2, 17, 2, 16), PSF, {"axes": "TYCX"}),
+        ((17, 4, 16), PSF_3D, {"axes": "YZX"}),
+        ((2, 4, 17, 16), PSF_3D, {"axes": "CZYX"}),
+    ],
+)
+def test_shape_and_axis_order_are_kept(shape, psf, options):
+    result = ssi_cupy.deconvolve(picture(*shape), psf, full_output=True, **QUICK, **options)
+    for image in (result.restored, result.denoised):
+        assert image.shape == shape and image.dtype == np.float32
+        assert np.isfinite(image).all()
+    assert result.steps == 2 and result.device == "cpu"
+
+
+def test_channels_are_restored_one_by_one():
+    stack = picture(2, 18, 20)
+    together = ssi_cupy.deconvolve(stack, PSF, channel_axis=0, **QUICK)
+    for channel, restored in zip(stack, together, strict=True):
+        np.testing.assert_array_equal(ssi_cupy.deconvolve(channel, PSF, **QUICK), restored)
+
+
+def test_axes_only_name_what_is_there():
+    image = picture(18, 20)
+    expected = ssi_cupy.deconvolve(image, PSF, **QUICK)
+    moved = ssi_cupy.deconvolve(image[:, None], PSF, axes="YTX", **QUICK)
+    np.testing.assert_array_equal(moved[:, 0], expected)
+
+
+def test_denoise_without_a_psf_is_the_networks_output():
+    result = ssi_cupy.denoise(picture(), full_output=True, **QUICK)
+    np.testing.assert_array_equal(result.denoised, result.restored)
+
+
+def test_denoise_with_a_psf_is_the_blurred_restoration():
+    from scipy.ndimage import convolve
+
+    result = ssi_cupy.denoise(picture(), PSF, mode="nearest", full_output=True, **QUICK)
+    expected = convolve(result.restored.astype(float), PSF / PSF.sum(), mode="nearest")
+    np.testing.assert_allclose(result.denoised, expected, atol=1e-5)
+
+
+def test_the_callers_arrays_are_left_alone():
+    image, psf = picture(), PSF.copy()
+    image.flags.writeable = psf.flags.writeable = False
+    ssi_cupy.deconvolve(image, psf, **QUICK)
+    np.testing.assert_array_equal(image, picture())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float16, np.float64, ">f4"])
+def test_any_real_dtype(dtype):
+    image = (200 * picture()).astype(dtype)
+    restored = ssi_cupy.deconvolve(image, PSF, **QUICK)
+    expected = ssi_cupy.deconvolve(image.astype(np.float32), PSF, **QUICK)
+    np.testing.assert_array_equal(restored, expected)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_by_name(name):
+    by_name = ssi_cupy.deconvolve(picture(), PSF, recipe=name, **QUICK)
+    by_value = ssi_cupy.deconvolve(picture(), PSF, recipe=recipes.get(name.upper()), **QUICK)
+    np.testing.assert_array_equal(by_name, by_value)
+
+
+# ---- bad input --------------------------------------------------------------------------------
+
+BAD = [
+    ("image", {"image": spoilt(np.nan)}),
+    ("image", {"image": spoilt(np.inf)}),
+    ("image", {"image": np.zeros((0, 20))}),
+    ("image", {"image": np.full((20, 20), 7.0)}),
+    ("image", {"image": picture(400)}),
+    ("image", {"image": picture() > 0.5}),
+    ("image", {"image": picture() + 1j}),
+    ("image", {"image": picture().astype(object)}),
+    ("image", {"image": "image.tif"}),
+    ("image", {"image": [[1, 2], [3]]}),
+    ("image", {"image": picture(2, 2, 20, 20)}),
+    ("image", {"image": picture(12, 40)}),
+    ("psf", {"psf": 0 * PSF}),
+    ("psf", {"psf": PSF - 0.5}),
+    ("psf", {"psf": spoilt(np.nan, (5, 5))}),
+    ("psf", {"psf": PSF[0]}),
+    ("psf", {"psf": PSF_3D}),
+    ("psf", {"psf": PSF, "image": picture(4, 20, 20)}),
+    ("psf", {"psf": np.ones((90, 3))}),
+    ("axes", {"axes": "YY"}),
+    ("axes", {"axes": "QX"}),
+    ("axes", {"axes": "TC"}),
+    ("axes", {"axes": "ZYX"}),
+    ("axes", {"axes": 3}),
+    ("channel_axis", {"channel_axis": 2}),
+    ("channel_axis", {"channel_axis": 0, "axes": "CX"}),
+    ("mode", {"mode": "reflect-ish"}),
+    ("recipe", {"recipe": "best"}),
+    ("steps", {"num_iter": -1}),
+    ("rng", {"rng": -1}),
+    ("device", {"device": "tpu"}),
+    ("spacing", {"spacing": 0.0, "psf_spacing": 0.1}),
+    ("spacing", {"spacing": (1, 1, 1), "psf_spacing": 0.1}),
+    ("psf_spacing", {"spacing": 0.2, "psf_spacing": 0.1}),
+    ("checkpoint", {"checkpoint": "c.npz", "image": picture(2, 20, 20), "channel_axis": 0}),
+]
+
+
+@pytest.mark.parametrize("named, options", BAD, ids=lambda v: v if isinstance(v, str) else "")
+def test_bad_input_is_named(named, options):
+    args = {"image": picture(), "psf": PSF} | QUICK | options
+    with pytest.raises(InputError, match=f"^{named}: expected .*, got ") as caught:
+        ssi_cupy.deconvolve(args.pop("image"), args.pop("psf"), **args)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    with pytest.raises(DeviceError, match="^device: "):
+        ssi_cupy.deconvolve(picture(), PSF, device="cuda", **QUICK)
