@@ -1,0 +1,1 @@
+"""CUDA C++ text. A module only so that an editable install finds this folder."""

@@ -1,0 +1,244 @@
+"""The command line: ``python -m ssi_cupy``, and the console script ``ssi-cupy``.
+
+Exit status: 0 done, 2 bad input (one line on stderr says which), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .checks import FileError, InputError
+
+PROGRAM = "ssi-cupy"
+# What the Python interface calls it, and what the user typed.
+TYPED = {"image": "IN", "num_iter": "--steps", "rng": "--seed", "psf_spacing": "--psf-spacing"}
+OPTIONS = "psf recipe steps seed device axes spacing mode checkpoint resume sigma ndim size out"
+TYPED |= {name: f"--{name}" for name in OPTIONS.split()}
+
+
+def main(argv=None):
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Default, those of the process.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        name = TYPED.get(error.argument, error.argument)
+        return _say(f"error: {name}: expected {error.expected}, got {error.got}", 2)
+    except KeyboardInterrupt:
+        checkpoint = getattr(args, "checkpoint", None)
+        if checkpoint and Path(checkpoint).exists():
+            return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
+        return _say("interrupted; nothing was written", 130)
+    return 0
+
+
+def _say(message, status):
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+# ---- commands -------------------------------------------------------------------------------
+
+
+def _deconvolve(args):
+    from .restore import deconvolve
+
+    outputs = {"--output": args.output, "--denoised": args.denoised}
+    _restore(args, deconvolve, outputs)
+
+
+def _denoise(args):
+    from .restore import denoise
+
+    if args.output is None:
+        source = Path(args.image)
+        args.output = source.with_name(f"{source.stem}_denoised.tif")
+    _restore(args, denoise, {"--output": args.output})
+
+
+def _restore(args, function, outputs):
+    """Read, check all that will be written, train, write."""
+    from . import recipes, tiff
+
+    inputs = {"IN": args.image, "--psf": args.psf, "--resume": args.resume}
+    kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
+    _check_outputs(inputs, outputs | kept)
+    image = tiff.read(args.image, "IN")
+    psf = tiff.read(args.psf, "--psf") if args.psf else None
+    axes = _axes(args.axes or image.axes, image, psf)
+    spacing = _spacing(args.spacing, "--spacing", image, axes)
+    options = {
+        "axes": axes,
+        "rng": args.seed,
+        "device": args.device,
+        "mode": args.mode,
+        "progress": args.progress,
+        "checkpoint": args.checkpoint,
+        "resume": args.resume,
+        "num_iter": args.steps,
+        "full_output": True,
+    }
+    if args.recipe is not None:
+        options["recipe"] = recipes.get(args.recipe)
+    if psf is not None:
+        options |= _grids(args, spacing, axes, psf)
+    result = function(image.data, psf.data if psf is not None else None, **options)
+
+    results = {"--output": result.restored, "--denoised": result.denoised}
+    if "--denoised" not in outputs:
+        results = {"--output": result.denoised}
+    for option, path in outputs.items():
+        if path is not None:
+            tiff.write(path, results[option], axes, spacing, like=image, argument=option)
+    if args.save_model is not None:
+        result.model.save(args.save_model)
+    seconds = sum(result.seconds.values())
+    print(f"{args.output}: {result.steps} steps in {seconds:.0f} s on {result.device}")
+
+
+def _psf(args):
+    from . import psf, tiff
+
+    sigma = args.sigma[0] if len(args.sigma) == 1 else args.sigma
+    kernel = psf.gaussian(sigma, ndim=args.ndim, size=args.size)
+    _check_outputs({}, {"--output": args.output})
+    tiff.write(args.output, kernel, argument="--output")
+
+
+def _demo(args):
+    from . import demo
+
+    options = {"device": args.device, "num_iter": args.steps, "progress": args.progress}
+    demo.run(args.out, rng=args.seed, **options)
+
+
+# ---- what the arguments mean ----------------------------------------------------------------
+
+
+def _check_outputs(inputs, outputs):
+    from .files import check_writable
+
+    taken = {Path(path).resolve(): name for name, path in inputs.items() if path is not None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        check_writable(path, name)
+        # Going on from a checkpoint and keeping it up to date in the same file is fine.
+        other = taken.setdefault(Path(path).resolve(), name)
+        if other != name and (other, name) != ("--resume", "--checkpoint"):
+            raise FileError(name, f"another file than {other}", repr(str(path)))
+
+
+def _axes(axes, image, psf):
+    """The letters of the image's axes; what the file leaves open is asked for, not guessed."""
+    unknown = sorted(set(axes) - set("TZCYXS"))
+    if len(unknown) == 1 and "Z" not in axes and psf is not None and psf.data.ndim == 3:
+        return axes.replace(unknown[0], "Z")  # a 3-D PSF fits nothing else
+    if unknown or len(axes) != image.data.ndim or len(set(axes)) != len(axes):
+        expected = f"one letter of T Z C Y X for each axis of shape {image.data.shape}"
+        raise InputError("--axes", f"{expected}, as --axes ZYX", repr(axes))
+    if "S" in axes:  # red, green and blue are channels like others
+        if "C" in axes:
+            raise InputError("--axes", "colour samples or channels, not both", repr(axes))
+        axes = axes.replace("S", "C")
+    return axes
+
+
+def _spacing(given, option, image, axes):
+    """µm per axis name: what was given, or else what the file says."""
+    if given is None:
+        return image.spacing
+    names = [a for a in axes if a in "ZYX"]
+    sizes = given * len(names) if len(given) == 1 else given
+    if len(sizes) != len(names) or min(sizes) <= 0:
+        expected = f"{len(names)} numbers above zero for {' '.join(names)}, as 0.5,0.1,0.1"
+        raise InputError(option, expected, ",".join(f"{size:g}" for size in given))
+    return dict(zip(names, sizes, strict=True))
+
+
+def _grids(args, spacing, axes, psf):
+    """Both pixel sizes, where both are known; else the PSF is taken to be on the image's grid."""
+    psf_axes = "ZYX"[-psf.data.ndim :]
+    psf_spacing = _spacing(args.psf_spacing, "--psf-spacing", psf, psf_axes)
+    sizes, psf_sizes = _in_order(spacing, axes), _in_order(psf_spacing, psf_axes)
+    if args.psf_spacing and not sizes:
+        raise InputError("--spacing", "the image's pixel size, as --psf-spacing is given", "none")
+    return {"spacing": sizes, "psf_spacing": psf_sizes} if sizes and psf_sizes else {}
+
+
+def _in_order(spacing, axes):
+    names = [a for a in axes if a in "ZYX"]
+    return tuple(spacing[a] for a in names) if set(names) <= set(spacing) else None
+
+
+def _numbers(text):
+    return [float(part) for part in text.split(",")]
+
+
+# ---- the parser -----------------------------------------------------------------------------
+
+
+def _parser():
+    from . import recipes
+
+    parser = argparse.ArgumentParser(PROGRAM, description=(
+        "Restore a blurred, noisy image from nothing but itself and its point-spread function."
+    ))  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    training = argparse.ArgumentParser(add_help=False)
+    add = training.add_argument
+    add("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[training])
+    add = files.add_argument
+    add("image", metavar="IN", help="TIFF: plain, ImageJ or OME")
+    add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
+    add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
+    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
+    add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
+    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
+    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
+    add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
+
+    def command(name, run, text, parent=None):
+        parents = [parent] if parent else []
+        made = commands.add_parser(name, help=text, description=text, parents=parents)
+        made.set_defaults(run=run)
+        return made.add_argument
+
+    add = command("deconvolve", _deconvolve, "Remove blur and noise.", files)
+    add("--psf", required=True, metavar="PSF", help="TIFF of the point-spread function")
+    add("-o", "--output", required=True, metavar="OUT", help="TIFF of the restored image")
+    add("--denoised", metavar="OUT", help="TIFF of the denoised, still blurred image")
+
+    add = command("denoise", _denoise, "Remove noise only.", files)
+    add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside IN")
+    add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
+
+    add = command("psf", _psf, "Write a Gaussian point-spread function.")
+    add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")
+    add("--ndim", type=int, default=2, metavar="N", help="2 (default) or 3")
+    add("--size", type=int, metavar="PIXELS", help="odd (default: 4 sigma to either side)")
+    add("-o", "--output", required=True, metavar="PSF", help="TIFF to write")
+
+    add = command("demo", _demo, "Restore a micrograph and compare with Richardson-Lucy.", training)
+    add("--out", required=True, metavar="DIR", help="folder for the picture and the report")
+    return parser
