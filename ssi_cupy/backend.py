@@ -290,7 +290,10 @@ def kernel(loop=None, *, grain=1, fastmath=False):
     grain : int
         The fewest items worth a thread's while.
     fastmath : bool
-        Let the compiler reorder sums (so that it can use vector registers). NaN stays NaN.
+        Let the compiler reorder sums (so that it can use vector registers). NaN stays NaN. Such
+        a sum needs a loop that stores nothing: where a loop also stores, the compiler asks at
+        run time whether its arrays overlap, by their addresses, and the order of the sum, so its
+        last bit, would depend on where the arrays happen to lie.
     """
     if loop is None:
         return lambda loop: Kernel(loop, grain, fastmath)

@@ -40,6 +40,9 @@ class Recipe:
         Of "gaussian", around the mean of the image.
     input_noise : NoiseLevel or None
         Added to the image before pixels are hidden.
+    margin : bool
+        Restore what lies up to a PSF's radius beyond the border too, and cut it off at the end;
+        see `prepare.margin_of`.
     turns : bool
         Train on turns and flips of the image, and average the restoration over them: only by
         symmetries that the forward model has.
@@ -79,6 +82,7 @@ class Recipe:
     fill: str = "zero"
     fill_sigma: float = 0.2
     input_noise: NoiseLevel | None = None
+    margin: bool = False
     turns: bool = False
     losses: Losses = Losses()
     clamp: bool = False
@@ -136,6 +140,7 @@ DEFAULT = Recipe(
     normalise="percentile",
     mask=RandomMask(start=0.3, end=0.1, over=0.5),
     fill="gaussian",
+    margin=True,
     turns=True,
     losses=Losses(kind="l2", normalise="masked", bound=0.1, bound_squared=False, tv=0.005),
     sensor=True,

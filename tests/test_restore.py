@@ -70,6 +70,16 @@ def test_denoise_with_a_psf_is_the_blurred_restoration():
 
     result = ssi_cupy.denoise(picture(), PSF, mode="nearest", full_output=True, **QUICK)
     expected = convolve(result.restored.astype(float), PSF / PSF.sum(), mode="nearest")
+    inside = (slice(2, -2),) * 2  # at the border the blur brings in what was restored beyond it
+    np.testing.assert_allclose(result.denoised[inside], expected[inside], atol=1e-5)
+
+
+def test_a_border_that_is_known_is_used():
+    """With "wrap" the restoration is of the image alone, and the blur is the periodic one."""
+    from scipy.ndimage import convolve
+
+    result = ssi_cupy.denoise(picture(), PSF, mode="wrap", full_output=True, **QUICK)
+    expected = convolve(result.restored.astype(float), PSF / PSF.sum(), mode="wrap")
     np.testing.assert_allclose(result.denoised, expected, atol=1e-5)
 
 

@@ -159,11 +159,12 @@ def conv_forward_kernel(
                 for r in range(here):
                     at = out + (o - block * 8) * length + r * pitch
                     row, row2 = x.dtype.type(0), x.dtype.type(0)
-                    for j in range(width):
+                    for j in range(width):  # sums in a loop of their own: see `backend.kernel`
                         v = scratch[at + j]
                         row += v
                         row2 += v * v
-                        y[n, o, z, y0 + r, j] = v + bias
+                    for j in range(width):
+                        y[n, o, z, y0 + r, j] = scratch[at + j] + bias
                     total += row
                     squares += row2
                 if sums.size:
@@ -204,11 +205,12 @@ def conv_weights_kernel(
                     continue
                 for r in range(rows):
                     if y0 + r < height:
+                        row = gy[n, block * 8 + o, z, y0 + r]
                         total = x.dtype.type(0)
+                        for j in range(width):  # see `backend.kernel`
+                            total += row[j]
                         for j in range(width):
-                            v = gy[n, block * 8 + o, z, y0 + r, j]
-                            total += v
-                            scratch[at + j] = v
+                            scratch[at + j] = row[j]
                         bias[part, block * 8 + o] += total
                         for j in range(width, pitch):
                             scratch[at + j] = 0

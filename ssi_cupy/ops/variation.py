@@ -71,13 +71,16 @@ def total_variation_forward_kernel(start, stop, x, inverse, partial, eps, sz, sy
         here = x[plane, z, y]
         # the last pixel's next is itself: no difference, no gradient
         below, behind = x[plane, z, min(y + 1, height - 1)], x[plane, min(z + 1, depth - 1), y]
-        length = 0.0
+        s = inverse[plane, z, y]
         for i in range(width):
             gx = sx * (here[min(i + 1, width - 1)] - here[i])
             gy, gz = sy * (below[i] - here[i]), sz * (behind[i] - here[i])
-            s = np.sqrt(gx * gx + gy * gy + gz * gz + eps * eps)
-            inverse[plane, z, y, i] = np.divide(one, s) if s != zero else zero
-            length += np.float64(s)
+            s[i] = np.sqrt(gx * gx + gy * gy + gz * gz + eps * eps)
+        length = 0.0
+        for i in range(width):  # a sum in a loop of its own: see `backend.kernel`
+            length += np.float64(s[i])
+        for i in range(width):
+            s[i] = np.divide(one, s[i]) if s[i] != zero else zero
         partial[row] = length
 
 

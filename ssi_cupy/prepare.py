@@ -1,0 +1,127 @@
+"""What a training has to know before its first step: the image's units, the forward model in
+them, the network, and what is beyond the border.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import symmetry
+from .checks import InputError
+from .physics import (
+    Clamp,
+    Composition,
+    Identity,
+    PSFConvolution,
+    SensorResponse,
+    apply,
+    estimate_noise,
+    is_linear,
+)
+from .tape import Tape
+from .unet import UNet
+
+BROADEN = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
+
+
+def forward_model(g, recipe, y, offset=0.0, scale=1.0):
+    """The forward model that a recipe trains with, in units of the normalised image `y`."""
+    from scipy.signal import convolve
+
+    if recipe.broaden and isinstance(g, PSFConvolution):
+        weights = BROADEN[None] / BROADEN.sum()
+        g = PSFConvolution(**g.settings() | {"psf": convolve(g.psf, weights)})
+    parts = [Clamp(0, 1)] if recipe.clamp else []
+    parts.append(_in_units(g, offset, scale, y.shape))
+    if recipe.sensor:
+        parts += _sensor(g, y)
+    return Composition(*parts) if len(parts) > 1 else parts[0]
+
+
+class InUnits:
+    """A forward model of intensities, for normalised ones: x ↦ (g(scale · x + offset) − offset) /
+    scale."""
+
+    def __init__(self, g, offset, scale):
+        self.g, self.offset, self.scale = g, offset, scale
+
+    def forward(self, x):
+        return (apply(self.g, x * self.scale + self.offset) - self.offset) / self.scale
+
+    def backward(self, gy, x):
+        tape = Tape()
+        x = tape.var(x * self.scale + self.offset)
+        tape.backward(apply(self.g, x), gy)  # the scale of x and that of y cancel
+        return x.grad
+
+
+def _in_units(g, offset, scale, shape):
+    """`g` itself where it is linear and leaves constants alone: then units are nothing to it."""
+    ones = np.ones(shape, np.float32)
+    image = apply(g, ones)
+    if image.shape != ones.shape:
+        raise InputError("physics", f"an output of the input's shape {shape}", f"{image.shape}")
+    keeps = is_linear(g) and np.abs(image - 1).max() <= 1e-5
+    return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
+
+
+def _sensor(g, y):
+    """A `SensorResponse` where `y` is clipped, and nothing where it is not."""
+    values, counts = np.unique(y, return_counts=True)
+    if len(values) < 8:
+        return []
+    piled = [
+        counts[end] > max(0.005 * y.size, 3 * counts[near]) for end, near in ((0, 1), (-1, -2))
+    ]
+    if not any(piled):
+        return []
+    low = float(values[0]) if piled[0] else -np.inf
+    high = float(values[-1]) if piled[1] else np.inf
+    noise = estimate_noise(y, getattr(g, "psf", None), low=low, high=high)
+    return [SensorResponse(noise, low=low, high=high)]
+
+
+def network_for(y):
+    """The UNet for images of y's shape: pooled along each axis as often as its size allows."""
+    channels, (depth, height, width) = y.shape[1], y.shape[2:]
+    if min(height, width) < 16:
+        raise InputError("image", "at least 16 pixels along Y and X", f"shape {y.shape[2:]}")
+    deep = [2 if depth >= 2 ** (level + 1) else 1 for level in range(4)]
+    return UNet(
+        ndim=2 if depth == 1 else 3, inputs=channels, outputs=channels,
+        windows=tuple((z, 2, 2) for z in deep),
+    )  # fmt: skip
+
+
+def units_of(y, normalise):
+    """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1."""
+    low, high = float(y.min()), float(y.max())
+    if normalise == "percentile":
+        some = np.percentile(y, (0.5, 99.5))
+        if some[1] > some[0]:
+            low, high = map(float, some)
+    return low, high - low
+
+
+def allowed_turns(g):
+    """The turns and flips that a forward model allows."""
+    if isinstance(g, Identity):
+        return symmetry.every(2)
+    if isinstance(g, PSFConvolution):
+        return symmetry.of_psf(g.psf[0] if len(g.psf) == 1 else g.psf)
+    return [symmetry.IDENTITY]
+
+
+def margin_of(g, recipe, shape):
+    """How far beyond the border of an image of `shape` (Z, Y, X) is restored along with it.
+
+    An image sees, through the blur, what lies outside of it, up to the radius of the PSF. Where
+    the boundary mode is a guess (mirror, nearest), a model that must explain the image from within
+    draws false lines along the border; with a margin it puts the light where it came from, and
+    the margin is cut off at the end. Where the mode is knowledge (wrap, constant), or the forward
+    model is not a `PSFConvolution`, there is none.
+    """
+    if not (recipe.margin and isinstance(g, PSFConvolution) and g.mode in ("mirror", "nearest")):
+        return (0, 0, 0)
+    radii = [min(k // 2, n // 2) for k, n in zip(g.psf.shape, shape, strict=True)]
+    return (radii[0], max(radii[1:]), max(radii[1:]))

@@ -1,0 +1,199 @@
+"""The corridor: one training, and its step.
+
+    image → masking → unet → physics → losses → tape.backward → optim → (again)
+
+`Training.step` is that line, the loss that of Kobayashi et al. (2020), Eq. 3: the prediction of
+hidden pixels through the forward model.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+
+from . import modelfile, symmetry
+from .checks import FileError, varying
+from .masking import fill, keep_blind, validation_pixels
+from .ops.pad import crop, pad
+from .ops.terms import weighted_sum
+from .ops.variation import kernel_continuity
+from .optim import Adam, MovingAverage
+from .physics import apply
+from .prepare import allowed_turns, forward_model, margin_of, network_for, units_of
+from .random import Stream, integers
+from .tape import Tape
+from .unet import parameter, unet
+
+MOMENTUM = 0.1  # of the running means and variances
+
+
+class Training:
+    """One training: everything that changes from step to step, and the step.
+
+    All intensities here are those of the normalised image, (y − offset) / scale.
+    """
+
+    def __init__(self, model, y, steps):
+        recipe = self.recipe = model.recipe
+        self.model, self.steps, self.seed = model, steps, model.seed
+        varying(y, "image")
+        if recipe.crop:
+            side = min(*y.shape[3:], recipe.crop)
+            y = y[..., :side, :side]
+        model.units = offset, scale = units_of(y, recipe.normalise)
+        self.y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
+        self.g = forward_model(model.physics, recipe, self.y, offset, scale)
+        if recipe.turns:
+            model.turns = allowed_turns(model.physics)
+        self.margin = margin_of(model.physics, recipe, self.y.shape[2:])
+        self.mean = float(self.y.mean())
+        self.validation = validation_pixels(self.y.shape, recipe.validation, self.seed)
+
+        model.net = self.net = network_for(self.y)
+        self.parameters = self.net.initial_parameters(self.seed)
+        self.statistics = self.net.initial_statistics()
+        self.batch_statistics = self.net.initial_statistics()
+        self.optimiser = Adam(
+            self.net.size, np.float32, lr=recipe.lr, l1=recipe.l1, l2=recipe.l2,
+            noise=recipe.weight_noise, seed=self.seed,
+        )  # fmt: skip
+        self.average = None
+        if recipe.average:
+            self.average = MovingAverage(self.net.size, np.float32, decay=recipe.average)
+        self.schedule_state = recipe.schedule.start()
+        self.best = {"validation": np.inf, "step": -1, "parameters": self.parameters.copy(),
+                     "statistics": self.statistics.copy()}  # fmt: skip
+        self.history = []
+
+    @property
+    def done(self):
+        """The number of steps that are done."""
+        return len(self.history)
+
+    def step(self):
+        """image → masking → unet → physics → losses → tape.backward → optim."""
+        recipe, seed, step = self.recipe, self.seed, self.done
+        y, hidden, counted, validation = self._masked(step)
+        noise = recipe.input_noise.level(step, self.steps) if recipe.input_noise else 0.0
+        seen = fill(y, hidden, recipe.fill, seed, step,
+                    sigma=recipe.fill_sigma, mean=self.mean, noise=noise)  # fmt: skip
+        tape = Tape()
+        parameters = tape.var(self.parameters)
+        x = unet(with_margin(seen, self.margin), parameters, net=self.net,
+                 batch_statistics=self.batch_statistics)  # fmt: skip
+        prediction = without_margin(apply(self.g, x), self.margin, y.shape[2:])
+        loss, parts = recipe.losses(x, prediction, y, counted)
+        if recipe.continuity:
+            kernel = parameter(parameters, net=self.net, name=self.net.last_kernel)
+            weights = (1.0, recipe.continuity)
+            loss = weighted_sum(loss, kernel_continuity(kernel), weights=weights)
+        validation_loss = float(recipe.losses.validation(prediction.value, y, validation))
+        tape.backward(loss)
+
+        self._watch(validation_loss)
+        lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
+        self.optimiser.step(self.parameters, parameters.grad, lr)
+        if self.average:
+            self.average.update(self.parameters)
+        self.history.append(
+            {"step": step, "loss": float(loss.value), "validation": validation_loss, "lr": lr}
+        )
+        if not np.isfinite(self.history[-1]["loss"]):
+            raise FloatingPointError(f"the loss became {loss.value} at step {step}: lower lr")
+        return self.history[-1] | {"steps": self.steps, "parts": parts}
+
+    def _masked(self, step):
+        """The image of this step, turned; what is hidden in it; what the loss looks at."""
+        turns = self.model.turns
+        turn = turns[int(integers((1,), len(turns), self.seed, Stream.TURN, step)[0])]
+        y, validation = (symmetry.turn(array, turn) for array in (self.y, self.validation))
+        if self.recipe.mask is None:
+            return y, validation, 1 - validation, validation
+        mask = self.recipe.mask.draw(y.shape, self.seed, step, self.steps)
+        hidden, counted = keep_blind(mask, validation)
+        return y, hidden, counted, validation
+
+    def _watch(self, validation_loss):
+        """Running statistics; the best parameters so far; the schedule's view of it."""
+        self.statistics += MOMENTUM * (self.batch_statistics - self.statistics)
+        self.schedule_state = self.recipe.schedule.seen(self.schedule_state, validation_loss)
+        if validation_loss < self.best["validation"]:
+            self.best["validation"], self.best["step"] = validation_loss, self.done
+            if self.recipe.keep_best:
+                self.best["parameters"][...] = self.parameters
+                self.best["statistics"][...] = self.statistics
+
+    def exhausted(self):
+        """Whether the validation loss has not got better for the recipe's patience."""
+        patience = self.recipe.patience
+        return bool(patience) and self.done - self.best["step"] > patience
+
+    def finish(self):
+        """Hand the parameters over to the model."""
+        model = self.model
+        if self.recipe.keep_best and self.done:
+            model.parameters, model.statistics = self.best["parameters"], self.best["statistics"]
+        elif self.average:
+            model.parameters, model.statistics = self.average.value(), self.statistics
+        else:
+            model.parameters, model.statistics = self.parameters, self.statistics
+
+    def save(self, path):
+        """Write a checkpoint, whole or not at all."""
+        arrays = {
+            "parameters": self.parameters, "statistics": self.statistics,
+            "best_parameters": self.best["parameters"], "best_statistics": self.best["statistics"],
+            "best": np.array([self.best["validation"], self.best["step"]]),
+            "schedule": self.schedule_state,
+            "history": np.array([list(h.values()) for h in self.history]),
+        }  # fmt: skip
+        arrays |= {f"adam_{k}": v for k, v in self.optimiser.state().items()}
+        if self.average:
+            arrays |= {f"average_{k}": v for k, v in self.average.state().items()}
+        modelfile.write(path, "checkpoint", self._identity(), arrays, "checkpoint")
+
+    def load(self, path):
+        """Go on from a checkpoint of the same image, recipe, seed and number of steps."""
+        identity, arrays = modelfile.read(path, "checkpoint", "resume")
+        for name, mine in self._identity().items():
+            if identity.get(name) != mine:
+                raise FileError(
+                    "resume", f"a checkpoint of the same {name}: {mine}", identity.get(name)
+                )
+        try:
+            self.optimiser.load({k[5:]: v for k, v in arrays.items() if k.startswith("adam_")})
+            if self.average:
+                self.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
+            for name in ("parameters", "statistics"):
+                getattr(self, name)[...] = arrays[name]
+                self.best[name][...] = arrays[f"best_{name}"]
+            self.best["validation"], self.best["step"] = (
+                float(arrays["best"][0]),
+                int(arrays["best"][1]),
+            )
+            self.schedule_state = arrays["schedule"]
+            keys = ("step", "loss", "validation", "lr")
+            self.history = [dict(zip(keys, row, strict=True)) for row in arrays["history"].tolist()]
+        except (KeyError, ValueError) as error:
+            raise FileError("resume", "a whole checkpoint", f"{path} ({error})") from None
+
+    def _identity(self):
+        """What must be the same for a checkpoint to be gone on from."""
+        return {
+            "recipe": json.loads(modelfile.describe(self.recipe)),
+            "seed": self.seed,
+            "steps": self.steps,
+            "image": f"{self.y.shape}, crc {zlib.crc32(self.y):08x}",
+        }
+
+
+def with_margin(y, margin):
+    """`y` (N, C, Z, Y, X) with a mirrored margin of that many pixels around it."""
+    return pad(y, widths=[(m, m) for m in margin], mode="mirror") if any(margin) else y
+
+
+def without_margin(x, margin, shape):
+    """The inverse of `with_margin`; `shape` is that of the (Z, Y, X) inside."""
+    return crop(x, start=margin, shape=shape) if any(margin) else x
