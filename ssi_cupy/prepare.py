@@ -82,15 +82,20 @@ def _sensor(g, y):
 
 
 def network_for(y):
-    """The UNet for images of y's shape: pooled along each axis as often as its size allows."""
+    """The UNet for images of y's shape: pooled along each axis as often as its size allows.
+
+    The lowest level keeps 4 pixels along Y and X, and 2 along Z: statistics of fewer values say
+    nothing about another image, or about a turned one.
+    """
     channels, (depth, height, width) = y.shape[1], y.shape[2:]
     if min(height, width) < 16:
         raise InputError("image", "at least 16 pixels along Y and X", f"shape {y.shape[2:]}")
-    deep = [2 if depth >= 2 ** (level + 1) else 1 for level in range(4)]
-    return UNet(
-        ndim=2 if depth == 1 else 3, inputs=channels, outputs=channels,
-        windows=tuple((z, 2, 2) for z in deep),
-    )  # fmt: skip
+    windows = []
+    for level in range(1, 5):
+        across = 2 if min(height, width) >= 4 * 2**level else 1
+        windows.append((2 if depth >= 2 * 2**level else 1, across, across))
+    ndim = 2 if depth == 1 else 3
+    return UNet(ndim=ndim, inputs=channels, outputs=channels, windows=tuple(windows))
 
 
 def units_of(y, normalise):

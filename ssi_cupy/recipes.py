@@ -66,6 +66,10 @@ class Recipe:
         Of `optim.Adam`, decaying as 1 / step.
     average : float
         Decay of a moving average of the weights, which is what the model keeps; 0 for none.
+    calibrate : bool
+        After the training, measure means and variances for the batch norms on the whole image
+        with nothing hidden, for it is on such images that the network is used. Otherwise the
+        running ones of the training stay, which are of images with holes.
     validation : float
         The fraction of pixels that are always hidden and never in the loss.
     patience : int
@@ -95,6 +99,7 @@ class Recipe:
     continuity: float = 0.0
     weight_noise: float = 0.0
     average: float = 0.0
+    calibrate: bool = False
     validation: float = 0.1
     patience: int = 0
     keep_best: bool = True
@@ -146,6 +151,7 @@ DEFAULT = Recipe(
     sensor=True,
     lr=0.005,
     schedule=OneCycle(),
+    calibrate=True,
     validation=0.02,
     keep_best=False,
 )

@@ -139,6 +139,21 @@ class Training:
             model.parameters, model.statistics = self.average.value(), self.statistics
         else:
             model.parameters, model.statistics = self.parameters, self.statistics
+        if self.recipe.calibrate:
+            model.statistics = self._calibrated(model.parameters)
+
+    def _calibrated(self, parameters):
+        """Means and variances over the image with nothing hidden, in all its turns."""
+        y, found = with_margin(self.y, self.margin), []
+        for turn in self.model.turns:
+            batch = np.empty_like(self.statistics)
+            unet(symmetry.turn(y, turn), parameters, net=self.net, batch_statistics=batch)
+            found.append(batch)
+        mean, spread = np.mean(found, axis=0), np.var(found, axis=0)
+        for place in self.net.statistics_layout.values():
+            means, variances = np.split(np.arange(place.start, place.stop), 2)
+            mean[variances] += spread[means]  # of the whole: within the turns, and between them
+        return mean
 
     def save(self, path):
         """Write a checkpoint, whole or not at all."""

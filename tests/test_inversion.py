@@ -298,6 +298,16 @@ def test_continuity_smooths_the_last_kernel_and_leaves_the_others():
     assert roughness[1] < 0.5 * roughness[0]
 
 
+def test_calibrated_statistics_are_those_of_the_unmasked_image():
+    recipe = dataclasses.replace(recipes.SSI, calibrate=True, keep_best=False)
+    model = trained(picture((20, 20)), recipe)
+    offset, scale = model.units
+    y = ((picture((20, 20)).astype(float) - offset) / scale).astype(np.float32)[None, None, None]
+    expected = model.net.initial_statistics()
+    unet_forward(y, model.parameters, net=model.net, batch_statistics=expected)
+    np.testing.assert_allclose(model.statistics, expected, rtol=1e-6)
+
+
 def test_loss_falls():
     history = trained(picture((32, 32)), steps=40).history
     assert np.mean([h["loss"] for h in history[-5:]]) < 0.6 * history[0]["loss"]
