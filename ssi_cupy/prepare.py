@@ -8,6 +8,7 @@ import numpy as np
 
 from . import symmetry
 from .checks import InputError
+from .noise import estimate_noise
 from .physics import (
     Clamp,
     Composition,
@@ -15,7 +16,6 @@ from .physics import (
     PSFConvolution,
     SensorResponse,
     apply,
-    estimate_noise,
     is_linear,
 )
 from .tape import Tape

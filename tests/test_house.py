@@ -25,7 +25,7 @@ LEVELS = (
     "cli demo doctor",
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms.split()}
-SIDE = set("psf classical degrade metrics tiles tiff".split())
+SIDE = set("psf classical degrade metrics noise tiles tiff".split())
 NEVER_EACH_OTHER = {3}
 ARRAY_LIBRARIES = {"numba", "cupy"}
 HEAVY = "numba cupy scipy.fft matplotlib skimage tifffile torch"

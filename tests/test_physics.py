@@ -9,6 +9,7 @@ from scipy import ndimage, signal
 
 from ssi_cupy import backend, physics
 from ssi_cupy.checks import InputError
+from ssi_cupy.noise import estimate_noise
 from ssi_cupy.physics import (
     Clamp,
     Composition,
@@ -16,7 +17,6 @@ from ssi_cupy.physics import (
     PSFConvolution,
     SensorResponse,
     apply,
-    estimate_noise,
     from_dict,
     to_dict,
 )

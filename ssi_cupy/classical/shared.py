@@ -1,0 +1,144 @@
+"""What all of them share: the blur, spectra, differences, and what is checked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import namespace
+from ..checks import (
+    InputError,
+    number,
+    point_spread_function,
+    positive_int,
+    real_array,
+    varying,
+)
+from ..physics import PSFConvolution
+
+
+class Blur:
+    """A `PSFConvolution` of float64 images without the axes N and C, 2-D or 3-D."""
+
+    def __init__(self, psf, mode):
+        self._model = PSFConvolution(psf, mode)
+
+    def __call__(self, x):
+        return self._on_5d(self._model.forward, x)
+
+    def adjoint(self, y):
+        return self._on_5d(self._model.adjoint, y)
+
+    @staticmethod
+    def _on_5d(function, x):
+        return function(x.reshape((1,) * (5 - x.ndim) + x.shape)).reshape(x.shape)
+
+
+class Periodic:
+    """Convolutions on an image that is extended by reflection, then periodic: spectra only."""
+
+    def __init__(self, xp, image, psf, pad):
+        from scipy.fft import next_fast_len
+
+        pad = positive_int(pad, "pad", minimum=0)
+        self.xp, self.axes = xp, tuple(range(image.ndim))
+        self.shape = tuple(next_fast_len(n + 2 * pad, real=True) for n in image.shape)
+        if any(k > n for k, n in zip(psf.shape, self.shape, strict=True)):
+            raise InputError("psf", f"at most {self.shape} pixels", f"shape {psf.shape}")
+        # Axes may be longer than asked for, where FFTs are faster. Half of it goes to each side.
+        sizes = list(zip(self.shape, image.shape, strict=True))
+        self.width = [((m - n) // 2, (m - n + 1) // 2) for m, n in sizes]
+        self.inside = tuple(slice((m - n) // 2, (m - n) // 2 + n) for m, n in sizes)
+        centred = xp.zeros(self.shape)
+        centred[tuple(map(slice, psf.shape))] = psf / psf.sum()
+        self.otf = self.forward(xp.roll(centred, [-(k // 2) for k in psf.shape], self.axes))
+        # |∇|², of forward differences
+        self.laplacian = sum(2 - 2 * xp.cos(a) for a in angles(xp, self.shape))
+
+    def extend(self, x):
+        return self.xp.pad(x, self.width, "reflect")
+
+    def crop(self, x):
+        return x[self.inside]
+
+    def forward(self, x):
+        return self.xp.fft.rfftn(x, self.shape, self.axes)
+
+    def inverse(self, x):
+        return self.xp.fft.irfftn(x, self.shape, self.axes)
+
+
+def angles(xp, shape):
+    """Angular frequencies of an rfftn, one broadcastable array for each axis."""
+    lines = [xp.fft.fftfreq(n) for n in shape[:-1]] + [xp.fft.rfftfreq(shape[-1])]
+    return xp.meshgrid(*(2 * np.pi * line for line in lines), indexing="ij", sparse=True)
+
+
+def frequencies(xp, shape):
+    """Distance from frequency 0 in the spectrum of an rfftn, cycles per pixel."""
+    return xp.sqrt(sum(a * a for a in angles(xp, shape))) / (2 * np.pi)
+
+
+def gradient(x, periodic=False):
+    """Forward differences along each axis. Behind the last pixel: its own value, or the first's."""
+    xp, out = namespace(x), []
+    for axis in range(x.ndim):
+        first = x.take([0], axis) if periodic else x.take([-1], axis)
+        out.append(xp.diff(x, axis=axis, append=first))
+    return out
+
+
+def divergence(parts, periodic=False):
+    """Minus the adjoint of `gradient`."""
+    xp, total = namespace(*parts), 0
+    for axis, part in enumerate(parts):
+        if periodic:
+            total = total + part - xp.roll(part, 1, axis)
+        else:
+            inner = part.take(range(part.shape[axis] - 1), axis)
+            total = total + xp.diff(inner, axis=axis, prepend=0, append=0)
+    return total
+
+
+def directions(gradient, smoothing):
+    """∇x / √(|∇x|² + smoothing²)."""
+    length = namespace(*gradient).sqrt(sum(g * g for g in gradient) + smoothing**2)
+    return [g / length for g in gradient]
+
+
+def curvature(x, smoothing):
+    """∇ · (∇x / √(|∇x|² + smoothing²)): minus the gradient of the smoothed total variation."""
+    return divergence(directions(gradient(x), smoothing))
+
+
+def positive(value, argument):
+    value = number(value, argument, low=0)
+    if value == 0:
+        raise InputError(argument, "a number above zero", "0")
+    return value
+
+
+def inputs(image, psf, nonnegative=False):
+    """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
+    xp = namespace(image, psf)
+    image = varying(real_array(image, "image", ndim=(2, 3)), "image")
+    if nonnegative and float(image.min()) < 0:
+        raise InputError("image", "no value below zero", f"a minimum of {float(image.min()):g}")
+    psf = point_spread_function(psf, ndim=image.ndim)
+    # The centre of an even axis is at k // 2. One more zero makes that the middle, so that
+    # mirroring the PSF keeps it there.
+    psf = xp.pad(psf.astype(np.float64), [(0, 1 - k % 2) for k in psf.shape])
+    return xp, image.astype(np.float64), psf
+
+
+def initial(initial, image):
+    namespace(initial, image)
+    initial = real_array(initial, "initial")
+    if initial.shape != image.shape:
+        raise InputError("initial", f"the image's shape {image.shape}", f"shape {initial.shape}")
+    if float(initial.min()) < 0 or not float(initial.max()) > 0:
+        raise InputError("initial", "no value below zero, and one above", "other values")
+    return initial.astype(np.float64)
+
+
+def result(x, clip):
+    return (x.clip(0, 1) if clip else x).astype(np.float32)

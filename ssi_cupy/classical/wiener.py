@@ -1,0 +1,91 @@
+"""The Wiener filter, and the spectrum that it may be told."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import namespace
+from ..checks import InputError, number, positive_int, real_array, varying
+from . import shared
+
+
+def wiener(image, psf, balance, *, pad=32, clip=False):
+    """Wiener deconvolution: the linear filter ``h* / (|h|² + n)``, n the noise-to-signal ratio.
+
+    Parameters
+    ----------
+    image : array, (Y, X) or (Z, Y, X), any real dtype
+    psf : array of the same rank
+        Divided by its sum.
+    balance : float or 1-D array
+        A number is the weight of the power spectrum of the Laplacian, ``n = balance |Δ|²``, as in
+        `skimage.restoration.wiener`. An array is n itself at equidistant radial frequencies, from
+        0 to that of the corner (√ndim / 2 cycles per pixel); see `radial_power_spectrum`.
+    pad : int
+        Pixels of reflection around the image. Filtering is periodic beyond.
+    clip : bool
+        Clip the result to [0, 1].
+
+    Returns
+    -------
+    array, shape of `image`, float32
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used; the message names it.
+
+    References
+    ----------
+    .. [1] N. Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
+       Wiley, 1949.
+    """
+    xp, y, psf = shared.inputs(image, psf)
+    fft = shared.Periodic(xp, y, psf, pad)
+    if np.ndim(balance) == 0:
+        noise = number(balance, "balance", low=0) * fft.laplacian**2
+    else:
+        balance = real_array(balance, "balance", ndim=1)
+        if float(balance.min()) < 0:
+            raise InputError("balance", "no value below zero", f"{float(balance.min()):g}")
+        known = xp.linspace(0, np.sqrt(y.ndim) / 2, len(balance))
+        noise = xp.interp(shared.frequencies(xp, fft.shape), known, xp.asarray(balance))
+        noise[(0,) * y.ndim] = 0  # the mean is no signal: keep it
+    gain = fft.otf.conj() / xp.maximum(abs(fft.otf) ** 2 + noise, 1e-30)
+    return shared.result(fft.crop(fft.inverse(gain * fft.forward(fft.extend(y)))), clip)
+
+
+def radial_power_spectrum(image, bins=64):
+    """Mean squared magnitude of an image's Fourier transform (orthonormal), by frequency.
+
+    For `wiener`: ``n = noise_variance / radial_power_spectrum(a similar, clean image)``.
+
+    Parameters
+    ----------
+    image : array, any rank and real dtype
+        Its mean is subtracted.
+    bins : int
+        How many frequencies.
+
+    Returns
+    -------
+    array, (bins,), float64
+        At equidistant frequencies from 0 to √ndim / 2 cycles per pixel, the corner's.
+        Where no frequency is near, the value of its neighbours.
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used; the message names it.
+    """
+    xp = namespace(image)
+    image = varying(real_array(image, "image"), "image").astype(np.float64)
+    bins = positive_int(bins, "bins", minimum=2)
+    power = abs(xp.fft.rfftn(image - image.mean(), norm="ortho")) ** 2
+    step = np.sqrt(image.ndim) / 2 / (bins - 1)
+    index = (shared.frequencies(xp, image.shape) / step + 0.5).astype(int).ravel()
+    total = xp.bincount(index, power.ravel(), bins)
+    count = xp.bincount(index, minlength=bins)
+    count[0] -= 1  # the mean, which was subtracted
+    found = xp.flatnonzero(count)
+    return xp.interp(xp.arange(bins), found, total[found] / count[found])
