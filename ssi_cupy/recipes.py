@@ -112,6 +112,9 @@ class Recipe:
         number(self.average, "average", low=0, high=1)
         number(self.validation, "validation", low=0, high=0.9)
         positive_int(self.patience, "patience", minimum=0)
+        if not self.validation and (self.keep_best or self.patience):
+            expected = "above 0 where keep_best or patience asks for a validation loss"
+            raise InputError("validation", expected, self.validation)
 
 
 SSI = Recipe(

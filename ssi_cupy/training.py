@@ -14,13 +14,13 @@ import zlib
 import numpy as np
 
 from . import modelfile, symmetry
-from .checks import FileError, varying
+from .checks import FileError, InputError, varying
 from .masking import fill, keep_blind, validation_pixels
 from .ops.pad import crop, pad
 from .ops.terms import weighted_sum
 from .ops.variation import kernel_continuity
 from .optim import Adam, MovingAverage
-from .physics import apply
+from .physics import apply, to_dict
 from .prepare import allowed_turns, forward_model, margin_of, network_for, units_of
 from .random import Stream, integers
 from .tape import Tape
@@ -184,10 +184,8 @@ class Training:
             for name in ("parameters", "statistics"):
                 getattr(self, name)[...] = arrays[name]
                 self.best[name][...] = arrays[f"best_{name}"]
-            self.best["validation"], self.best["step"] = (
-                float(arrays["best"][0]),
-                int(arrays["best"][1]),
-            )
+            validation, step = arrays["best"].tolist()
+            self.best |= {"validation": validation, "step": int(step)}
             self.schedule_state = arrays["schedule"]
             keys = ("step", "loss", "validation", "lr")
             self.history = [dict(zip(keys, row, strict=True)) for row in arrays["history"].tolist()]
@@ -200,8 +198,21 @@ class Training:
             "recipe": json.loads(modelfile.describe(self.recipe)),
             "seed": self.seed,
             "steps": self.steps,
+            "physics": fingerprint(self.model.physics),
             "image": f"{self.y.shape}, crc {zlib.crc32(self.y):08x}",
         }
+
+
+def fingerprint(g):
+    """A forward model's name and a checksum of all its settings; of a user's own, the name."""
+    try:
+        values = to_dict(g)
+    except InputError:
+        return type(g).__name__
+    crc = 0
+    for name, value in sorted(values.items()):
+        crc = zlib.crc32(np.asarray(value).tobytes(), zlib.crc32(name.encode(), crc))
+    return f"{type(g).__name__}, crc {crc:08x}"
 
 
 def with_margin(y, margin):

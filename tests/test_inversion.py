@@ -422,6 +422,7 @@ def test_ctrl_c_ends_after_the_step_and_keeps_a_checkpoint(tmp_path):
         ({"image": picture(seed=9)}, "same image"),
         ({"steps": 7}, "same steps"),
         ({"recipe": recipes.SSI}, "same recipe"),
+        ({"g": physics.PSFConvolution(PSF[::-1])}, "same physics"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, complaint):
@@ -452,6 +453,21 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, complaint
 def test_bad_input_is_named(named, options):
     with pytest.raises(InputError, match=f"^{named}: expected .*, got "):
         trained(**options)
+
+
+@pytest.mark.parametrize(
+    "named, fields",
+    [
+        ("steps", {"steps": 0}),
+        ("fill", {"fill": "white"}),
+        ("validation", {"validation": 1.5}),
+        ("validation", {"validation": 0.0, "keep_best": True}),
+        ("lr", {"lr": -1.0}),
+    ],
+)
+def test_a_bad_recipe_is_named(named, fields):
+    with pytest.raises(InputError, match=f"^{named}: "):
+        dataclasses.replace(recipes.DEFAULT, **fields)
 
 
 @pytest.mark.parametrize("rng", [-1, 2.5, "seed", True])
