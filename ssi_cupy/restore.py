@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import recipes
-from .backend import is_cupy
+from .backend import log, resolve_device
 from .checks import InputError, choice, point_spread_function, real_array, varying
 from .inversion import SelfSupervisedInverse
 from .physics import Identity, PSFConvolution
+from .psf import prepare
 
 AXES = "TCZYX"
 
@@ -90,7 +91,8 @@ def deconvolve(
     channel_axis : int, optional
         An axis whose images are restored one by one.
     spacing, psf_spacing : float or sequence of float, optional
-        Pixel sizes in µm of the image and of the PSF, for its axes in the image's order.
+        Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
+        size is resampled by `psf.prepare`, which also takes off its background and centres it.
     mode : {"mirror", "nearest", "wrap", "constant"}
         What lies beyond the border, in scipy.ndimage's words.
     device : {"auto", "cpu", "cuda"}
@@ -116,8 +118,7 @@ def deconvolve(
     image = varying(real_array(image, "image"), "image")
     psf = point_spread_function(psf, ndim=(2, 3))
     axes = _axes(image, axes, channel_axis, psf)
-    _same_grid(spacing, psf_spacing, psf.ndim)
-    physics = PSFConvolution(psf, mode=mode)
+    physics = PSFConvolution(_on_grid(psf, spacing, psf_spacing), mode=mode)
     return _restore(
         image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         device=device, callback=callback, progress=progress, checkpoint=checkpoint,
@@ -154,8 +155,7 @@ def denoise(
     """
     image = varying(real_array(image, "image"), "image")
     if psf is not None:
-        psf = point_spread_function(psf, ndim=(2, 3))
-        _same_grid(spacing, psf_spacing, psf.ndim)
+        psf = _on_grid(point_spread_function(psf, ndim=(2, 3)), spacing, psf_spacing)
     axes = _axes(image, axes, channel_axis, psf)
     choice(mode, "mode", ("mirror", "nearest", "wrap", "constant"))
     physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
@@ -169,6 +169,7 @@ def denoise(
 def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, callback, progress,
              checkpoint, resume, full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
+    resolve_device(device, image)
     spatial = [a for a in "ZYX" if a in axes]
     others = [a for a in axes if a not in spatial]
     order = [axes.index(a) for a in others + spatial]
@@ -225,21 +226,21 @@ def _axes(image, axes, channel_axis, psf):
     return axes
 
 
-def _same_grid(spacing, psf_spacing, ndim):
-    """Raise if the PSF was sampled on another grid than the image."""
+def _on_grid(psf, spacing, psf_spacing):
+    """`psf` on the grid of the image: itself, or prepared if it was sampled on another."""
     if spacing is None or psf_spacing is None:
-        return
+        return psf
     sizes = []
     for name, given in (("spacing", spacing), ("psf_spacing", psf_spacing)):
         try:
-            size = np.broadcast_to(np.asarray(given, float), (ndim,))
+            size = np.broadcast_to(np.asarray(given, float), (psf.ndim,))
         except (ValueError, TypeError):
-            raise InputError(name, f"{ndim} pixel sizes in µm", repr(given)) from None
+            raise InputError(name, f"{psf.ndim} pixel sizes in µm", repr(given)) from None
         if not np.all(np.isfinite(size)) or np.any(size <= 0):
             raise InputError(name, "pixel sizes above zero, in µm", repr(given))
-        sizes.append(size)
-    if not np.allclose(*sizes, rtol=1e-3):
-        raise InputError("psf_spacing", f"the image's, {sizes[0]} µm: resample the PSF", sizes[1])
-
-
-__all__ = ["Restoration", "deconvolve", "denoise", "is_cupy"]
+        sizes.append(size.tolist())
+    if np.allclose(*sizes, rtol=1e-3):
+        return psf
+    psf, report = prepare(psf, spacing=sizes[0], psf_spacing=sizes[1])
+    log.info("the point-spread function was resampled: %s", report)
+    return psf

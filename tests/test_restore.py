@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ssi_cupy
-from ssi_cupy import recipes
+from ssi_cupy import psf, recipes
 from ssi_cupy.checks import DeviceError, InputError
 
 PSF = np.random.default_rng(0).random((3, 4))
@@ -26,7 +26,7 @@ def spoilt(value, shape=(20, 24)):
 
 
 @pytest.mark.parametrize(
-    "shape, psf, options",
+    "shape, kernel, options",
     [
         ((20, 24), PSF, {}),
         ((17, 19), PSF, {"axes": "XY"}),
@@ -38,8 +38,8 @@ def spoilt(value, shape=(20, 24)):
         ((2, 4, 17, 16), PSF_3D, {"axes": "CZYX"}),
     ],
 )
-def test_shape_and_axis_order_are_kept(shape, psf, options):
-    result = ssi_cupy.deconvolve(picture(*shape), psf, full_output=True, **QUICK, **options)
+def test_shape_and_axis_order_are_kept(shape, kernel, options):
+    result = ssi_cupy.deconvolve(picture(*shape), kernel, full_output=True, **QUICK, **options)
     for image in (result.restored, result.denoised):
         assert image.shape == shape and image.dtype == np.float32
         assert np.isfinite(image).all()
@@ -84,9 +84,9 @@ def test_a_border_that_is_known_is_used():
 
 
 def test_the_callers_arrays_are_left_alone():
-    image, psf = picture(), PSF.copy()
-    image.flags.writeable = psf.flags.writeable = False
-    ssi_cupy.deconvolve(image, psf, **QUICK)
+    image, kernel = picture(), PSF.copy()
+    image.flags.writeable = kernel.flags.writeable = False
+    ssi_cupy.deconvolve(image, kernel, **QUICK)
     np.testing.assert_array_equal(image, picture())
 
 
@@ -103,6 +103,17 @@ def test_recipes_by_name(name):
     by_name = ssi_cupy.deconvolve(picture(), PSF, recipe=name, **QUICK)
     by_value = ssi_cupy.deconvolve(picture(), PSF, recipe=recipes.get(name.upper()), **QUICK)
     np.testing.assert_array_equal(by_name, by_value)
+
+
+def test_a_psf_of_another_pixel_size_is_resampled():
+    """σ = 2 pixels of 0.1 µm is σ = 1 pixel of 0.2 µm, along the axis where that is so."""
+    fine = psf.gaussian((1.5, 2.0))
+    options = {"spacing": (0.1, 0.2), "psf_spacing": 0.1, "full_output": True}
+    result = ssi_cupy.deconvolve(picture(), fine, **options, **QUICK)
+    coarse = result.model.physics.psf[0]
+    offsets = [np.arange(n) - n // 2 for n in coarse.shape]
+    widths = [np.sqrt((coarse.sum(1 - a) * offsets[a] ** 2).sum()) for a in (0, 1)]
+    np.testing.assert_allclose(widths, (1.5, 1.0), rtol=0.06)  # coarse pixels blur a little
 
 
 # ---- bad input --------------------------------------------------------------------------------
@@ -141,7 +152,7 @@ BAD = [
     ("device", {"device": "tpu"}),
     ("spacing", {"spacing": 0.0, "psf_spacing": 0.1}),
     ("spacing", {"spacing": (1, 1, 1), "psf_spacing": 0.1}),
-    ("psf_spacing", {"spacing": 0.2, "psf_spacing": 0.1}),
+    ("psf_spacing", {"spacing": 0.2, "psf_spacing": "0.1 µm"}),
     ("checkpoint", {"checkpoint": "c.npz", "image": picture(2, 20, 20), "channel_axis": 0}),
 ]
 
