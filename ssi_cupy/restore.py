@@ -115,7 +115,7 @@ def deconvolve(
     InputError
         A `ValueError` that names the argument that cannot be used.
     """
-    image = varying(real_array(image, "image"), "image")
+    image = real_array(image, "image")
     psf = point_spread_function(psf, ndim=(2, 3))
     axes = _axes(image, axes, channel_axis, psf)
     physics = PSFConvolution(_on_grid(psf, spacing, psf_spacing), mode=mode)
@@ -153,7 +153,7 @@ def denoise(
 
     Parameters are those of `deconvolve`; `psf` may be None.
     """
-    image = varying(real_array(image, "image"), "image")
+    image = real_array(image, "image")
     if psf is not None:
         psf = _on_grid(point_spread_function(psf, ndim=(2, 3)), spacing, psf_spacing)
     axes = _axes(image, axes, channel_axis, psf)
@@ -178,6 +178,8 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, cal
     if len(places) > 1 and (checkpoint or resume):
         name = "checkpoint" if checkpoint else "resume"
         raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
+    for place in places:  # all of them before the first is trained on
+        varying(stack[place], "image" if not place else f"image[{', '.join(map(str, place))}]")
     seed = recipes.seed_from(rng)
     restored, denoised = np.empty(stack.shape, np.float32), np.empty(stack.shape, np.float32)
     seconds = {"train": 0.0, "infer": 0.0}

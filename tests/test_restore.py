@@ -157,6 +157,14 @@ BAD = [
 ]
 
 
+def test_an_empty_channel_is_found_before_the_training():
+    steps = []
+    stack = np.stack([picture(), np.ones((20, 24), np.float32)])
+    with pytest.raises(InputError, match=r"^image\[1\]: expected .*, got the constant 1"):
+        ssi_cupy.deconvolve(stack, PSF, channel_axis=0, callback=steps.append, **QUICK)
+    assert not steps
+
+
 @pytest.mark.parametrize("named, options", BAD, ids=lambda v: v if isinstance(v, str) else "")
 def test_bad_input_is_named(named, options):
     args = {"image": picture(), "psf": PSF} | QUICK | options
