@@ -4,6 +4,8 @@ them, the network, and what is beyond the border.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from . import symmetry
@@ -21,6 +23,7 @@ from .physics import (
 from .tape import Tape
 from .unet import UNet
 
+LEAST_NOISE = 0.01  # of an image that seems to have none, for `losses_for`
 BROADEN = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
 
 
@@ -65,20 +68,42 @@ def _in_units(g, offset, scale, shape):
     return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
 
 
+def losses_for(g, recipe, y):
+    """The losses of a recipe; with ``adaptive``, in units of the noise of `y`."""
+    losses = recipe.losses
+    if not recipe.adaptive:
+        return losses
+    noise = max(_noise(g, y), LEAST_NOISE)
+    return dataclasses.replace(
+        losses, delta=losses.delta * noise, tv=losses.tv * noise, high=_clipping(y)[1]
+    )
+
+
 def _sensor(g, y):
     """A `SensorResponse` where `y` is clipped, and nothing where it is not."""
+    low, high = _clipping(y)
+    if np.isinf(low) and np.isinf(high):
+        return []
+    return [SensorResponse(_noise(g, y), low=low, high=high)]
+
+
+def _noise(g, y):
+    low, high = _clipping(y)
+    return estimate_noise(y, getattr(g, "psf", None), low=low, high=high)
+
+
+def _clipping(y):
+    """What `y` was clipped at, below and above; infinite where it was not.
+
+    Clipped are values at an end which more than one pixel in a thousand has, and three times as
+    many as have the value next to it.
+    """
     values, counts = np.unique(y, return_counts=True)
     if len(values) < 8:
-        return []
-    piled = [
-        counts[end] > max(0.005 * y.size, 3 * counts[near]) for end, near in ((0, 1), (-1, -2))
-    ]
-    if not any(piled):
-        return []
-    low = float(values[0]) if piled[0] else -np.inf
-    high = float(values[-1]) if piled[1] else np.inf
-    noise = estimate_noise(y, getattr(g, "psf", None), low=low, high=high)
-    return [SensorResponse(noise, low=low, high=high)]
+        return -np.inf, np.inf
+    ends = ((0, 1), (-1, -2))  # an end, and the value next to it
+    low, high = (counts[end] > max(0.001 * y.size, 3 * counts[near]) for end, near in ends)
+    return float(values[0]) if low else -np.inf, float(values[-1]) if high else np.inf
 
 
 def network_for(y):

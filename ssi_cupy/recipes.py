@@ -47,6 +47,9 @@ class Recipe:
         Train on turns and flips of the image, and average the restoration over them: only by
         symmetries that the forward model has.
     losses : Losses
+    adaptive : bool
+        The losses' ``delta`` and ``tv`` are multiples of the noise estimated from the image, and
+        the restored image has an upper bound only where the data were clipped there.
     clamp : bool
         Cut what the network proposes to [0, 1] before it is blurred.
     broaden : bool
@@ -89,6 +92,7 @@ class Recipe:
     margin: bool = False
     turns: bool = False
     losses: Losses = Losses()
+    adaptive: bool = False
     clamp: bool = False
     broaden: bool = False
     sensor: bool = False
@@ -146,14 +150,17 @@ DEFAULT = Recipe(
     name="default",
     steps=600,
     normalise="percentile",
-    mask=RandomMask(start=0.3, end=0.1, over=0.5),
+    mask=RandomMask(start=0.3, end=0.05, over=0.5),
     fill="gaussian",
     margin=True,
     turns=True,
-    losses=Losses(kind="l2", normalise="masked", bound=0.1, bound_squared=False, tv=0.005),
+    losses=Losses(
+        kind="huber", delta=2.5, normalise="masked", bound=0.1, bound_squared=False, tv=0.02
+    ),
+    adaptive=True,
     sensor=True,
-    lr=0.005,
-    schedule=OneCycle(),
+    lr=0.01,
+    schedule=OneCycle(warmup=0.4),
     calibrate=True,
     validation=0.02,
     keep_best=False,

@@ -21,7 +21,7 @@ from .ops.terms import weighted_sum
 from .ops.variation import kernel_continuity
 from .optim import Adam, MovingAverage
 from .physics import apply, to_dict
-from .prepare import allowed_turns, forward_model, margin_of, network_for, units_of
+from .prepare import allowed_turns, forward_model, losses_for, margin_of, network_for, units_of
 from .random import Stream, integers
 from .tape import Tape
 from .unet import parameter, unet
@@ -47,6 +47,7 @@ class Training:
         self.g = forward_model(model.physics, recipe, self.y, offset, scale)
         if recipe.turns:
             model.turns = allowed_turns(model.physics)
+        self.losses = losses_for(model.physics, recipe, self.y)
         self.margin = margin_of(model.physics, recipe, self.y.shape[2:])
         self.mean = float(self.y.mean())
         self.validation = validation_pixels(self.y.shape, recipe.validation, self.seed)
@@ -84,12 +85,12 @@ class Training:
         x = unet(with_margin(seen, self.margin), parameters, net=self.net,
                  batch_statistics=self.batch_statistics)  # fmt: skip
         prediction = without_margin(apply(self.g, x), self.margin, y.shape[2:])
-        loss, parts = recipe.losses(x, prediction, y, counted)
+        loss, parts = self.losses(x, prediction, y, counted)
         if recipe.continuity:
             kernel = parameter(parameters, net=self.net, name=self.net.last_kernel)
             weights = (1.0, recipe.continuity)
             loss = weighted_sum(loss, kernel_continuity(kernel), weights=weights)
-        validation_loss = float(recipe.losses.validation(prediction.value, y, validation))
+        validation_loss = float(self.losses.validation(prediction.value, y, validation))
         tape.backward(loss)
 
         self._watch(validation_loss)
