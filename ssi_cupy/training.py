@@ -83,7 +83,7 @@ class Training:
         tape = Tape()
         parameters = tape.var(self.parameters)
         x = unet(with_margin(seen, self.margin), parameters, net=self.net,
-                 batch_statistics=self.batch_statistics)  # fmt: skip
+                 batch_statistics=self.batch_statistics, input_gradient=False)  # fmt: skip
         prediction = without_margin(apply(self.g, x), self.margin, y.shape[2:])
         loss, parts = self.losses(x, prediction, y, counted)
         if recipe.continuity:
@@ -101,8 +101,9 @@ class Training:
         self.history.append(
             {"step": step, "loss": float(loss.value), "validation": validation_loss, "lr": lr}
         )
-        if not np.isfinite(self.history[-1]["loss"]):
-            raise FloatingPointError(f"the loss became {loss.value} at step {step}: lower lr")
+        # A ReLU hides a NaN from the loss, so the weights are looked at too.
+        if not np.isfinite(self.history[-1]["loss"] + float(self.parameters.sum())):
+            raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
         return self.history[-1] | {"steps": self.steps, "parts": parts}
 
     def _masked(self, step):

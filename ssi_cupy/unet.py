@@ -146,7 +146,9 @@ class UNet:
         return vector
 
 
-def unet_forward(x, parameters, *, net, statistics=None, batch_statistics=None):
+def unet_forward(
+    x, parameters, *, net, statistics=None, batch_statistics=None, input_gradient=True
+):
     """f(x).
 
     Parameters
@@ -158,6 +160,8 @@ def unet_forward(x, parameters, *, net, statistics=None, batch_statistics=None):
         Inference mode: the running means and variances, laid out by `net.statistics_layout`.
     batch_statistics : array, optional
         Training mode: where to write the batch's means and (unbiased) variances.
+    input_gradient : bool
+        Whether the backward is to compute the gradient by x, which a training does not need.
 
     Returns
     -------
@@ -180,12 +184,12 @@ def unet_forward(x, parameters, *, net, statistics=None, batch_statistics=None):
         z, affine = walk.join(*skips.pop(), z, affine, net.pooling[level]), None
         z, affine = walk.block(f"up{level}", z, affine)
     y, saved = conv_forward(z, walk.p["head.weight"], walk.p["head.bias"], affine=affine)
-    return y, (net, parameters, walk.saved, saved)
+    return y, (net, parameters, walk.saved, saved, input_gradient)
 
 
-def unet_backward(gy, saved, *, input_gradient=True):
+def unet_backward(gy, saved):
     """(gx, gradient by the parameters); gx is None without `input_gradient`."""
-    net, parameters, stack, (z, w, _, affine) = saved
+    net, parameters, stack, (z, w, _, affine), input_gradient = saved
     gradient = empty(parameters.shape, parameters.dtype, like=parameters)
     back = _Backward(net.views(parameters), net.views(gradient), list(stack))
     back.g["head.weight"][...], back.g["head.bias"][...] = conv_backward_weights(

@@ -313,6 +313,15 @@ def test_loss_falls():
     assert np.mean([h["loss"] for h in history[-5:]]) < 0.6 * history[0]["loss"]
 
 
+@pytest.mark.parametrize("name", ["down0.wide.weight", "head.weight"])
+def test_a_training_that_diverges_says_so(name):
+    model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, rng=4)
+    training = Training(model, picture()[None, None, None], 10)
+    training.net.views(training.parameters)[name].flat[0] = np.nan
+    with pytest.raises(FloatingPointError, match="diverged at step 0"):
+        training.step()
+
+
 def test_a_callback_sees_each_step_and_may_end_the_training():
     reports = []
     model = trained(steps=10, callback=lambda r: reports.append(r) or r["step"] == 3)

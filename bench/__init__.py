@@ -1,0 +1,1 @@
+"""Every published or claimed number, as a command: ``python -m bench NAME``."""

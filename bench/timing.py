@@ -1,0 +1,110 @@
+"""Times taken in turns, the machine they were taken on, and a file to keep them in."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+def in_turns(rounds, **calls):
+    """Seconds of each call, a list of `rounds` by name: one of each, then the next round.
+
+    What disturbs the machine then disturbs all of them. One call of each comes first, untimed.
+    """
+    seconds = {name: [] for name in calls}
+    for timed in [False] + rounds * [True]:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if timed:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds):
+    """The median of each list of `in_turns`."""
+    return {name: statistics.median(some) for name, some in seconds.items()}
+
+
+def machine(threads=None):
+    """What a figure must be read with."""
+    packages = {}
+    for name in ("numpy", "scipy", "numba", "torch"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "cpu": _cpu(),
+        "cores": cores(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": packages,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def cores():
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _cpu():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), None)
+
+
+def described(machine):
+    """`machine()` in a line."""
+    packages = ", ".join(f"{name} {v}" for name, v in machine["packages"].items() if v)
+    threads = f", {machine['threads']} threads" if machine["threads"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{threads}, load {machine['load']}; "
+        f"Python {machine['python']}, {packages}"
+    )
+
+
+def _git(*arguments):
+    try:
+        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def write(name, result, machine, out):
+    """`result` as ``out/name.json``, with the date, the commit and the machine."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "bench": name,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "machine": machine,
+        **result,
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def table(rows):
+    """Print rows of cells, the first row being the titles: text to the left, numbers right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join(cells))

@@ -1,0 +1,51 @@
+"""The benches run, at a size that takes no time; what they find is read elsewhere."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssi_cupy.backend import num_threads
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def bench(*arguments):
+    command = [sys.executable, "-m", "bench", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_all_benches_are_listed_and_explain_themselves():
+    listed = bench()
+    for name in ("step", "start", "roofline"):
+        assert f"\n  {name} " in listed
+        assert "--out" in bench(name, "--help")
+
+
+def test_an_unknown_bench_is_an_error():
+    done = subprocess.run([sys.executable, "-m", "bench", "none"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
+    printed = bench("step", "--sizes", 32, "--rounds", 1, "--out", tmp_path)
+    (result,) = json.loads((tmp_path / "step.json").read_text())["results"]
+    for what in ("step", "infer", "memory"):
+        assert f"32² {what}" in printed
+        assert result[what]["ours"] > 0 and result[what]["torch"] > 0
+
+
+def test_roofline_finds_every_convolution(tmp_path):
+    threads = num_threads()
+    bench("roofline", "--size", 32, "--rounds", 1, "--threads", threads, "--out", tmp_path)
+    result = json.loads((tmp_path / "roofline.json").read_text())
+    convolutions = [p for name, p in result["parts"].items() if name.startswith("conv_forward")]
+    assert sum(p["calls"] for p in convolutions) >= 2 * 19 - 1  # forward, and to the inputs
+    assert all(p["flops"] > 0 and p["bytes"] > 0 for p in convolutions)
+    assert 0 < result["explained"] <= 1
