@@ -151,7 +151,7 @@ def panel(truth, images, scores, path):
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=90)
 
 
 def _spectrum(image):
