@@ -76,7 +76,7 @@ def described(machine):
     )
 
 
-def _git(*arguments):
+def git(*arguments):
     try:
         done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True)
     except OSError:
@@ -91,8 +91,8 @@ def write(name, result, machine, out):
     content = {
         "bench": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain")),
         "machine": machine,
         **result,
     }

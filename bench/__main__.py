@@ -1,0 +1,27 @@
+"""``python -m bench`` lists the benches, ``python -m bench NAME [options]`` runs one."""
+
+import sys
+from importlib import import_module
+
+BENCHES = {
+    "step": "one training step and one inference, in turns with PyTorch; peak memory",
+    "start": "what an import costs; the first step, compiled and from the cache",
+    "roofline": "where a step spends its time, and how near each part is to the machine's limits",
+    "table1": "the papers' tables: every method on the benchmark's images, beside their figures",
+    "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
+}
+
+
+def main(arguments):
+    name, *options = arguments or [""]
+    if name not in BENCHES:
+        wanted = name in ("", "-h", "--help")
+        print("usage: python -m bench NAME [options]\n", file=sys.stdout if wanted else sys.stderr)
+        for bench, says in BENCHES.items():
+            print(f"  {bench:10} {says}", file=sys.stdout if wanted else sys.stderr)
+        return 0 if wanted else 2
+    return import_module(f"bench.{name}").main(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
