@@ -38,6 +38,8 @@ class Recipe:
         What stands in for them.
     fill_sigma : float
         Of "gaussian", around the mean of the image.
+    validation_fill : one of these, optional
+        What stands in for validation pixels, if something else.
     input_noise : NoiseLevel or None
         Added to the image before pixels are hidden.
     margin : bool
@@ -88,6 +90,7 @@ class Recipe:
     mask: RandomMask | StratifiedMask | None = RandomMask()
     fill: str = "zero"
     fill_sigma: float = 0.2
+    validation_fill: str | None = None
     input_noise: NoiseLevel | None = None
     margin: bool = False
     turns: bool = False
@@ -112,6 +115,7 @@ class Recipe:
         positive_int(self.steps, "steps")
         choice(self.normalise, "normalise", ("range", "percentile"))
         choice(self.fill, "fill", FILLS)
+        choice(self.validation_fill, "validation_fill", (None, *FILLS))
         number(self.lr, "lr", low=0)
         number(self.average, "average", low=0, high=1)
         number(self.validation, "validation", low=0, high=0.9)
@@ -127,6 +131,7 @@ SSI = Recipe(
     crop=1024,
     mask=RandomMask(start=0.5, end=0.05, decay=0.995),
     fill="zero",
+    validation_fill="local_mean",
     input_noise=NoiseLevel(start=0.1, decay=10_000),
     losses=Losses(kind="l2", normalise="pixels", bound=0.1, bound_squared=True),
     clamp=True,
@@ -140,8 +145,9 @@ SSI = Recipe(
     keep_best=True,
 )
 """Kobayashi et al., as their code runs it, but that the validation pixels are really blind (in
-theirs the network sees those that are not masked by chance). They blur volumes with ``nearest``
-beyond the border, and images with ``mirror``."""
+theirs the network sees those that are not masked by chance): the mean of their neighbours stands
+in for them, so that there are no more zeros in the image than the recipe has. They blur volumes
+with ``nearest`` beyond the border, and images with ``mirror``."""
 
 SSI_NO_MASKING = dataclasses.replace(SSI, name="ssi_no_masking", mask=None)
 """The control of the same paper."""

@@ -75,11 +75,8 @@ class Training:
 
     def step(self):
         """image → masking → unet → physics → losses → tape.backward → optim."""
-        recipe, seed, step = self.recipe, self.seed, self.done
-        y, hidden, counted, validation = self._masked(step)
-        noise = recipe.input_noise.level(step, self.steps) if recipe.input_noise else 0.0
-        seen = fill(y, hidden, recipe.fill, seed, step,
-                    sigma=recipe.fill_sigma, mean=self.mean, noise=noise)  # fmt: skip
+        recipe, step = self.recipe, self.done
+        y, seen, counted, validation = self._masked(step)
         tape = Tape()
         parameters = tape.var(self.parameters)
         x = unet(with_margin(seen, self.margin), parameters, net=self.net,
@@ -107,15 +104,25 @@ class Training:
         return self.history[-1] | {"steps": self.steps, "parts": parts}
 
     def _masked(self, step):
-        """The image of this step, turned; what is hidden in it; what the loss looks at."""
-        turns = self.model.turns
-        turn = turns[int(integers((1,), len(turns), self.seed, Stream.TURN, step)[0])]
+        """The image of this step, turned; what the network sees of it; what the loss looks at.
+
+        Validation pixels are hidden in every step. Where their stand-in is of another kind than
+        that of the others, they get theirs first.
+        """
+        recipe, seed, turns = self.recipe, self.seed, self.model.turns
+        turn = turns[int(integers((1,), len(turns), seed, Stream.TURN, step)[0])]
         y, validation = (symmetry.turn(array, turn) for array in (self.y, self.validation))
-        if self.recipe.mask is None:
-            return y, validation, 1 - validation, validation
-        mask = self.recipe.mask.draw(y.shape, self.seed, step, self.steps)
+        noise = recipe.input_noise.level(step, self.steps) if recipe.input_noise else 0.0
+        options = {"sigma": recipe.fill_sigma, "mean": self.mean, "noise": noise}
+        alone = recipe.validation_fill or recipe.fill
+        if recipe.mask is None:
+            return y, fill(y, validation, alone, seed, step, **options), 1 - validation, validation
+        mask = recipe.mask.draw(y.shape, seed, step, self.steps)
         hidden, counted = keep_blind(mask, validation)
-        return y, hidden, counted, validation
+        if alone == recipe.fill:
+            return y, fill(y, hidden, alone, seed, step, **options), counted, validation
+        seen = fill(y, hidden, alone, seed, step, mean=self.mean)
+        return y, fill(seen, counted, recipe.fill, seed, step, **options), counted, validation
 
     def _watch(self, validation_loss):
         """Running statistics; the best parameters so far; the schedule's view of it."""
