@@ -4,8 +4,8 @@ An op never asks which device it is on. It allocates with `empty`, calls a `kern
 of the arrays decides: numpy arrays go to the Numba loop that stands below the op, split over
 threads; cupy arrays go to the CUDA kernel of the same name in `kernels/<file of the op>.cu`.
 
-Only this file and `simd.py` import numba, only this file imports cupy, and both do so on first
-use: `import ssi_cupy` costs neither.
+Only this file and `simd.py` import numba, only this file and `cuda.py` import cupy, and all do so
+on first use: `import ssi_cupy` costs neither.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import zlib
 
 import numpy as np
 
+from . import cuda
 from .checks import DeviceError, choice, positive_int
 
 log = logging.getLogger("ssi_cupy")
@@ -40,10 +41,12 @@ def is_cupy(array):
 
 def namespace(*arrays):
     """numpy or cupy, whichever all `arrays` belong to. `DeviceError` where they are mixed."""
-    kinds = {is_cupy(a) for a in arrays if hasattr(a, "dtype") and hasattr(a, "shape")}
-    if len(kinds) > 1:
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not any(isinstance(a, cupy.ndarray) for a in arrays):
+        return np
+    if any(isinstance(a, np.ndarray) for a in arrays):
         raise DeviceError("arrays", "all on one device", "numpy and cupy arrays mixed")
-    return sys.modules["cupy"] if True in kinds else np
+    return cupy
 
 
 def resolve_device(device, array=None):
@@ -256,10 +259,16 @@ class Kernel:
     The loop has the signature ``(start, stop, *args)`` and does items start … stop - 1; with
     ``scratch`` it is ``(start, stop, scratch, *args)``, where scratch is a 1-D array of the
     thread's own. Items must not write to the same place.
+
+    The CUDA kernel has the same name and the signature ``(*args)``; it is in the file of `kernels/`
+    that is called like the loop's module.
     """
 
-    def __init__(self, loop, grain, fastmath):
+    def __init__(self, loop, grain, fastmath, launch):
         self.loop, self.grain, self.fastmath = loop, grain, fastmath
+        default = cuda.block_per_item if grain == 1 else cuda.threads_per_item(1)
+        self.launch = launch or default
+        self.stem = loop.__module__.rpartition(".")[2]
         functools.update_wrapper(self, loop)
 
     @functools.cached_property
@@ -268,9 +277,9 @@ class Kernel:
 
     def __call__(self, n, *args, scratch=0):
         if "cupy" in sys.modules and namespace(*args) is not np:  # mixed devices raise
-            raise DeviceError(
-                "device", "'cpu'", f"cupy arrays, but {self.__name__} has no CUDA twin"
-            )
+            if n:
+                cuda.launch(self, n, args)
+            return
         dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
         chunks = min(4 * _threads.number, n // self.grain) if _threads.number > 1 else 1
         if chunks <= 1:
@@ -281,7 +290,7 @@ class Kernel:
             _threads.run(self.compiled, bounds, (scratch, dtype), args)
 
 
-def kernel(loop=None, *, grain=1, fastmath=False):
+def kernel(loop=None, *, grain=1, fastmath=False, launch=None):
     """Make a `Kernel` of a plain Python loop. It is compiled on first use, and cached on disk.
 
     Parameters
@@ -294,10 +303,13 @@ def kernel(loop=None, *, grain=1, fastmath=False):
         a sum needs a loop that stores nothing: where a loop also stores, the compiler asks at
         run time whether its arrays overlap, by their addresses, and the order of the sum, so its
         last bit, would depend on where the arrays happen to lie.
+    launch : callable, optional
+        The grid on CUDA, see `cuda.py`. By default an item has a block of threads to itself, or
+        one thread where `grain` is above 1.
     """
     if loop is None:
-        return lambda loop: Kernel(loop, grain, fastmath)
-    return Kernel(loop, grain, fastmath)
+        return lambda loop: Kernel(loop, grain, fastmath, launch)
+    return Kernel(loop, grain, fastmath, launch)
 
 
 class Inline:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import contiguous, empty, kernel, namespace
+from ..cuda import blocks_per_item
 from ..tape import op
 
 BLOCK = 16384  # pixels of a partial sum
@@ -129,7 +130,7 @@ def batch_moments_kernel(start, stop, x, pivot, partial, block):
         sums[item, 0], sums[item, 1] = total, squares
 
 
-@kernel
+@kernel(launch=blocks_per_item)
 def batch_norm_forward_kernel(start, stop, x, affine, y, relu):
     channels = x.shape[1]
     source = x.reshape(x.shape[0] * channels, -1)
@@ -171,7 +172,7 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
         sums[item, 0], sums[item, 1] = total, product
 
 
-@kernel
+@kernel(launch=blocks_per_item)
 def batch_norm_backward_kernel(start, stop, x, affine, gy, centre, coefficients, gx, relu):
     channels = x.shape[1]
     source = x.reshape(x.shape[0] * channels, -1)

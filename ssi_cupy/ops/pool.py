@@ -12,10 +12,9 @@ gradient goes to the pixel that was the maximum; to the first one, where several
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..backend import contiguous, empty, inline, kernel
 from ..checks import InputError
+from ..cuda import blocks_per_item
 from ..tape import op
 
 
@@ -38,7 +37,7 @@ def max_pool_forward(x, *, window=(1, 2, 2), affine=None):
     size = tuple(s // w for s, w in zip(x.shape[2:], window, strict=True))
     if min(size) < 1:
         raise InputError("x", f"at least {window} pixels along Z, Y and X", f"{x.shape[2:]}")
-    affine = np.empty((0, 0), x.dtype) if affine is None else affine
+    affine = empty((0, 0), x.dtype, like=x) if affine is None else affine
     y = empty((*x.shape[:2], *size), x.dtype, like=x)
     max_pool_forward_kernel(x.shape[0] * x.shape[1], x, affine, y, *window)
     return y, (x, affine, window)
@@ -48,7 +47,7 @@ def max_pool_backward(gy, saved, *, plus=None):
     """gx, by the relu's output where there was an `affine`. `plus`, of x's shape, is added."""
     x, affine, window = saved
     gx = empty(x.shape, x.dtype, like=x)
-    plus = np.empty((0,) * 5, x.dtype) if plus is None else contiguous(plus)
+    plus = empty((0,) * 5, x.dtype, like=x) if plus is None else contiguous(plus)
     max_pool_backward_kernel(x.shape[0] * x.shape[1], x, affine, contiguous(gy), plus, gx, *window)
     return gx
 
@@ -68,7 +67,7 @@ def _activate(v, affine, c):
     return v
 
 
-@kernel
+@kernel(launch=blocks_per_item)
 def max_pool_forward_kernel(start, stop, x, affine, y, wz, wy, wx):
     channels, depth, height, width = y.shape[1:]
     for item in range(start, stop):
@@ -94,7 +93,7 @@ def max_pool_forward_kernel(start, stop, x, affine, y, wz, wy, wx):
                                         row[j] = v
 
 
-@kernel
+@kernel(launch=blocks_per_item)
 def max_pool_backward_kernel(start, stop, x, affine, gy, plus, gx, wz, wy, wx):
     channels, depth, height, width = gy.shape[1:]
     zero = x.dtype.type(0)

@@ -15,10 +15,9 @@ its affine (see `README.md`), written once.
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..backend import contiguous, empty, kernel, namespace
 from ..checks import InputError
+from ..cuda import blocks_per_item
 from ..tape import op
 
 
@@ -70,7 +69,7 @@ def upsample_concat_forward(skip, low, *, factor=(1, 2, 2), skip_affine=None, lo
         raise InputError("low", f"(Z, Y, X) = {fits} for {skip.shape[2:]}", f"{low.shape[2:]}")
     skip, low = contiguous(skip), contiguous(low)
     (n, channels), more = skip.shape[:2], low.shape[1]
-    neutral = np.empty((0, 0), low.dtype)
+    neutral = empty((0, 0), low.dtype, like=low)
     y = empty((n, channels + more, *skip.shape[2:]), low.dtype, like=low)
     upsample_concat_forward_kernel(
         n * (channels + more), skip, neutral if skip_affine is None else skip_affine,
@@ -93,7 +92,7 @@ upsample_concat = op(upsample_concat_forward, upsample_concat_backward)
 # ---- the loops --------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(launch=blocks_per_item)
 def upsample_concat_forward_kernel(start, stop, skip, skip_affine, low, low_affine, y, fz, fy, fx):
     channels, depth, height, width = y.shape[1:]
     first = skip.shape[1]
@@ -129,7 +128,7 @@ def upsample_concat_forward_kernel(start, stop, skip, skip_affine, low, low_affi
                     y[n, c, z, i, j] = 0
 
 
-@kernel
+@kernel(launch=blocks_per_item)
 def upsample_backward_kernel(start, stop, gy, first, gx, fz, fy, fx):
     channels, depth, height, width = gx.shape[1:]
     for item in range(start, stop):

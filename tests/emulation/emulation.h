@@ -1,0 +1,301 @@
+// The words of CUDA C++ in plain C++, so that a kernel file runs, unchanged, on a CPU.
+//
+// Each CUDA thread of a block is a coroutine with a stack of its own; a barrier or a shuffle is a
+// yield. Blocks run one after the other. Threads run in a given order, forwards or backwards: a
+// kernel that lacks a barrier gives different results in the two. What is wrong is noted in
+// `complaint`, the first of all: a barrier that some threads do not reach, an index outside its
+// array, shared memory written beyond its end. Shared memory is filled with NaN before each block.
+
+#pragma once
+
+#include <cmath>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define __restrict__
+#define __shared__ static __attribute__((section("emulated_shared")))
+
+extern "C" {  // what the linker knows about all shared memory of the file; absent where there is none
+extern char __start_emulated_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_emulated_shared[] __attribute__((weak, visibility("hidden")));
+}
+
+struct dim3 {
+    unsigned x, y, z;
+};
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+
+// ---- complaints -------------------------------------------------------------------------------
+
+static char complaint[400];
+
+static void complain(const char* format, ...) {
+    if (complaint[0]) return;
+    va_list values;
+    va_start(values, format);
+    const int used = vsnprintf(complaint, 300, format, values);
+    va_end(values);
+    snprintf(complaint + used, 100, " (block %u %u %u, thread %u %u %u)", blockIdx.x, blockIdx.y,
+             blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+}
+
+static inline long long checked(long long index, long long size) {
+    if (index >= 0 && index < size) return index;
+    complain("index %lld of an axis of %lld", index, size);
+    return 0;
+}
+
+// ---- coroutines -------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+// Keep what a function must keep, exchange the stacks, take it back.
+extern "C" void emulation_switch(void** from, void* to) __attribute__((visibility("hidden")));
+asm(".text\n.hidden emulation_switch\n.globl emulation_switch\nemulation_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp, (%rdi)\nmovq %rsi, %rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n");
+
+struct Coroutine {
+    void* stack;
+
+    void start(char* memory, size_t size, void (*function)()) {
+        void** top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(memory + size) & ~15ul);
+        *--top = nullptr;  // where `function` would return to; it never does
+        *--top = reinterpret_cast<void*>(function);
+        for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+        stack = top;
+    }
+};
+static inline void exchange(Coroutine& from, Coroutine& to) { emulation_switch(&from.stack, to.stack); }
+#else
+#include <ucontext.h>
+struct Coroutine {
+    ucontext_t context;
+
+    void start(char* memory, size_t size, void (*function)()) {
+        getcontext(&context);
+        context.uc_stack.ss_sp = memory;
+        context.uc_stack.ss_size = size;
+        makecontext(&context, function, 0);
+    }
+};
+static inline void exchange(Coroutine& from, Coroutine& to) { swapcontext(&from.context, &to.context); }
+#endif
+
+// ---- the threads of a block -------------------------------------------------------------------
+
+constexpr int MOST = 1024;
+constexpr size_t STACK = 64 << 10;
+enum State { READY, AT_BARRIER, IN_SHUFFLE, DONE };
+
+struct Thread {
+    Coroutine coroutine;
+    State state;
+    int line;             // of the barrier or shuffle that it waits at
+    unsigned mask;        // of the lanes that take part in it
+    unsigned shuffles;    // so far: neighbouring ones use different slots
+    char slot[2][16];     // what the others read
+};
+
+static Thread threads[MOST];
+static Coroutine scheduler;
+static int current, count;
+static char* stacks;
+static void (*body)(void*);
+static void* body_data;
+
+static void yield(State state, int line) {
+    threads[current].state = state;
+    threads[current].line = line;
+    exchange(threads[current].coroutine, scheduler);
+}
+
+static void run_thread() {
+    body(body_data);
+    yield(DONE, 0);
+}
+
+static void place(int thread) {
+    current = thread;
+    threadIdx.x = thread % blockDim.x;
+    threadIdx.y = thread / blockDim.x % blockDim.y;
+    threadIdx.z = thread / blockDim.x / blockDim.y;
+}
+
+// Lets a warp go on whose lanes all wait in the same shuffle.
+static bool release_shuffles() {
+    bool released = false;
+    for (int warp = 0; warp < count; warp += 32) {
+        const int lanes = count - warp < 32 ? count - warp : 32;
+        for (int lane = 0; lane < lanes; ++lane) {
+            Thread& first = threads[warp + lane];
+            if (first.state != IN_SHUFFLE) continue;
+            bool all = true;
+            for (int other = 0; other < lanes; ++other)
+                if (first.mask >> other & 1) {
+                    const Thread& t = threads[warp + other];
+                    all = all && t.state == IN_SHUFFLE && t.line == first.line;
+                }
+            if (!all) continue;
+            for (int other = 0; other < lanes; ++other)
+                if (first.mask >> other & 1) threads[warp + other].state = READY;
+            released = true;
+        }
+    }
+    return released;
+}
+
+static void run_block(bool backwards) {
+    for (int i = 0; i < count; ++i) {
+        threads[i].state = READY;
+        threads[i].shuffles = 0;
+        threads[i].coroutine.start(stacks + i * STACK, STACK, run_thread);
+    }
+    while (true) {
+        for (int i = 0; i < count; ++i) {
+            const int thread = backwards ? count - 1 - i : i;
+            if (threads[thread].state != READY) continue;
+            place(thread);
+            exchange(scheduler, threads[thread].coroutine);
+        }
+        if (release_shuffles()) continue;
+        int waiting = 0, done = 0;
+        for (int i = 0; i < count; ++i) {
+            waiting += threads[i].state == AT_BARRIER && threads[i].line == threads[0].line;
+            done += threads[i].state == DONE;
+        }
+        if (done == count) return;
+        if (waiting < count) {
+            place(0);
+            complain("not all threads reach the same barrier: %d of %d are at line %d, %d ended",
+                     waiting, count, threads[0].line, done);
+            return;
+        }
+        for (int i = 0; i < count; ++i) threads[i].state = READY;
+    }
+}
+
+// ---- shared memory ----------------------------------------------------------------------------
+
+constexpr size_t DYNAMIC = 227 << 10;  // as much as a block can have
+alignas(64) static char dynamic_memory[DYNAMIC + 64];
+static size_t dynamic_size;
+
+static void poison_shared() {
+    if (__start_emulated_shared)
+        memset(__start_emulated_shared, 0xff, __stop_emulated_shared - __start_emulated_shared);
+    memset(dynamic_memory, 0xff, dynamic_size + 64);
+}
+
+static void check_shared() {
+    for (size_t i = dynamic_size; i < dynamic_size + 64; ++i)
+        if (dynamic_memory[i] != char(0xff)) complain("shared memory written beyond its end");
+}
+
+// ---- a launch ---------------------------------------------------------------------------------
+
+template <class... T, size_t... I>
+static void call(void (*kernel)(T...), void** values, std::index_sequence<I...>) {
+    kernel(*static_cast<T*>(values[I])...);
+}
+
+struct Launch {
+    unsigned grid[3], block[3];
+    uint64_t shared;
+    int backwards;
+    void** values;
+};
+
+// Runs `kernel` as cuLaunchKernel does: `values` are the addresses of its arguments.
+template <class... T>
+static const char* launch(void (*kernel)(T...), const Launch& how) {
+    static void (*function)(T...);
+    function = kernel;
+    body = [](void* data) {
+        call(function, static_cast<void**>(data), std::index_sequence_for<T...>());
+    };
+    body_data = how.values;
+    complaint[0] = 0;
+    dynamic_size = how.shared;
+    blockDim = {how.block[0], how.block[1], how.block[2]};
+    gridDim = {how.grid[0], how.grid[1], how.grid[2]};
+    count = blockDim.x * blockDim.y * blockDim.z;
+    if (count < 1 || count > MOST || dynamic_size > DYNAMIC) return "a block too large";
+    if (!stacks) stacks = static_cast<char*>(malloc(MOST * STACK));
+    const long long blocks = 1ll * gridDim.x * gridDim.y * gridDim.z;
+    for (long long i = 0; i < blocks && !complaint[0]; ++i) {
+        const long long block = how.backwards ? blocks - 1 - i : i;
+        blockIdx.x = block % gridDim.x;
+        blockIdx.y = block / gridDim.x % gridDim.y;
+        blockIdx.z = block / gridDim.x / gridDim.y;
+        poison_shared();
+        run_block(how.backwards);
+        check_shared();
+    }
+    return complaint;
+}
+
+// The sizes of a kernel's arguments, so that the launcher can compare them with its own.
+template <class... T>
+static int sizes(void (*)(T...), int* out) {
+    const int all[] = {static_cast<int>(sizeof(T))...};
+    memcpy(out, all, sizeof(all));
+    return sizeof...(T);
+}
+
+// ---- shuffles ---------------------------------------------------------------------------------
+
+template <class T>
+static T shuffle(unsigned mask, T value, int source, int line) {
+    static_assert(sizeof(T) <= 16, "larger than a slot");
+    const int warp = current / 32 * 32;
+    Thread& own = threads[current];
+    const int slot = own.shuffles++ % 2;
+    memcpy(own.slot[slot], &value, sizeof(T));
+    own.mask = mask;
+    yield(IN_SHUFFLE, line);
+    if (source < 0 || source > 31 || warp + source >= count) return value;
+    if (!(mask >> source & 1)) complain("a shuffle reads lane %d, which takes no part", source);
+    memcpy(&value, threads[warp + source].slot[slot], sizeof(T));
+    return value;
+}
+
+}  // namespace emulation
+
+#define CHECKED(index, size) emulation::checked(index, size)
+#define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(emulation::dynamic_memory)
+#define __syncthreads() emulation::yield(emulation::AT_BARRIER, __LINE__)
+#define __syncwarp(...) emulation::shuffle(0xffffffffu, 0, emulation::current % 32, __LINE__)
+#define __shfl_sync(mask, value, lane) emulation::shuffle(mask, value, lane, __LINE__)
+#define __shfl_down_sync(mask, value, distance) \
+    emulation::shuffle(mask, value, emulation::current % 32 + (distance), __LINE__)
+#define __shfl_xor_sync(mask, value, bits) \
+    emulation::shuffle(mask, value, emulation::current % 32 ^ (bits), __LINE__)
+
+template <class T>
+static inline T __ldg(const T* p) { return *p; }
+static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int max(int a, int b) { return a > b ? a : b; }
+static inline long long min(long long a, long long b) { return a < b ? a : b; }
+static inline long long max(long long a, long long b) { return a > b ? a : b; }
+static inline float min(float a, float b) { return fminf(a, b); }
+static inline float max(float a, float b) { return fmaxf(a, b); }
+static inline double min(double a, double b) { return fmin(a, b); }
+static inline double max(double a, double b) { return fmax(a, b); }
+static inline long long __double_as_longlong(double v) { long long i; memcpy(&i, &v, 8); return i; }
+static inline double __longlong_as_double(long long i) { double v; memcpy(&v, &i, 8); return v; }
+using std::fma;
+using std::sqrt;
