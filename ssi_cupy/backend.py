@@ -161,6 +161,27 @@ def contiguous(array, dtype=None):
     return copy
 
 
+def placed(array, like):
+    """A constant numpy `array`, on the device of `like`. Copied there once, and then kept.
+
+    For tables that follow from shapes: it must be the same object at every call, and stay as it is.
+    """
+    if not is_cupy(like):
+        return array
+    key = id(array), like.device.id
+    found = _placed.get(key)
+    if found is None:
+        while len(_placed) >= PLACED:
+            _placed.pop(next(iter(_placed)), None)
+        # `array` is kept too, so that no other gets its id
+        found = _placed[key] = array, sys.modules["cupy"].asarray(array)
+    return found[1]
+
+
+PLACED = 512  # tables that are kept on devices
+_placed = {}
+
+
 # ---- threads --------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from .backend import empty, kernel, namespace, zeros
 from .checks import InputError, choice, number, positive_int
+from .cuda import threads_per_item
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
 
 FILLS = ("zero", "gaussian", "neighbour", "local_mean")
@@ -73,7 +74,7 @@ class RandomMask:
         return mask
 
 
-@kernel(grain=16)
+@kernel(grain=16, launch=threads_per_item(CHUNK))
 def random_mask_kernel(start, stop, mask, limit, step, stream, seed):
     w = np.empty((4, CHUNK), np.uint64)
     for chunk in range(start, stop):
@@ -273,7 +274,7 @@ def _fill_gaussian(image, hidden, mean, sigma, noise, seed, step):
     return filled
 
 
-@kernel(grain=16)
+@kernel(grain=16, launch=threads_per_item(CHUNK))
 def fill_gaussian_kernel(
     start, stop, image, hidden, filled, group, plane, mean, sigma, noise, step, stream, seed
 ):
@@ -290,7 +291,7 @@ def fill_gaussian_kernel(
             filled[i] = standing_in if hidden[at] else seen
 
 
-@kernel(grain=16)
+@kernel(grain=16, launch=threads_per_item(32))
 def fill_neighbour_kernel(
     start, stop, image, hidden, filled, group, radius, pick, mean, step, stream, seed
 ):

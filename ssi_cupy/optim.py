@@ -22,6 +22,7 @@ import numpy as np
 
 from .backend import empty, kernel, zeros
 from .checks import InputError, number, positive_int
+from .cuda import threads_per_item
 from .random import CHUNK, Stream, chunks, fill_normals, place
 
 # ---- Adam -----------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class Adam:
         self.steps = int(state["steps"])
 
 
-@kernel(grain=16)
+@kernel(grain=16, launch=threads_per_item(CHUNK))
 def adam_kernel(
     start, stop, w, g, first, second, b1, a1, b2, a2, rate, root, eps, l2, l1, sigma,
     step, stream, seed,
@@ -145,8 +146,8 @@ class MovingAverage:
         """Take `params`, shape (size,), into the average."""
         _fits(params, self.average, "params")
         self.steps += 1
-        kept, new = (params.dtype.type(part) for part in (self.decay, 1 - self.decay))
-        moving_average_kernel(params.size, params, self.average, kept, new)
+        kept, fresh = (params.dtype.type(part) for part in (self.decay, 1 - self.decay))
+        moving_average_kernel(params.size, params, self.average, kept, fresh)
 
     def value(self):
         """The average, as a new vector."""
@@ -168,9 +169,9 @@ class MovingAverage:
 
 
 @kernel(grain=4096)
-def moving_average_kernel(start, stop, params, average, kept, new):
+def moving_average_kernel(start, stop, params, average, kept, fresh):
     for i in range(start, stop):
-        average[i] = kept * average[i] + new * params[i]
+        average[i] = kept * average[i] + fresh * params[i]
 
 
 def _fits(vector, like, name):

@@ -29,6 +29,7 @@ import numpy as np
 
 from .backend import empty, inline, kernel
 from .checks import InputError, positive_int
+from .cuda import threads_per_item
 
 MULTIPLY_A, MULTIPLY_C = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_LOW, WEYL_HIGH = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -187,7 +188,7 @@ def bits(shape, seed, stream, step=0, like=None):
     return y
 
 
-@kernel(grain=16)
+@kernel(grain=16, launch=threads_per_item(CHUNK))
 def random_bits_kernel(start, stop, y, step, stream, seed):
     w = np.empty((4, CHUNK), np.uint64)
     for chunk in range(start, stop):
@@ -223,7 +224,7 @@ def normal(shape, seed, stream, step=0, dtype=np.float32, like=None):
     return y
 
 
-@kernel(grain=16)
+@kernel(grain=16, launch=threads_per_item(CHUNK))
 def random_normal_kernel(start, stop, y, step, stream, seed):
     w, z = np.empty((4, CHUNK), np.uint64), np.empty((4, CHUNK))
     for chunk in range(start, stop):

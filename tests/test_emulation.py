@@ -1,4 +1,9 @@
-"""The CUDA kernels, executed: every row of `cases.py` on the emulator, against the Numba loops."""
+"""The CUDA kernels, executed on this machine's CPU: the same results as the Numba loops.
+
+Every row of `cases.py`, the random numbers, the optimiser and a whole network run on the
+emulator, with blocks of two sizes, first thread first and last thread first. Last, broken kernels
+show that it finds what it is there to find.
+"""
 
 import contextlib
 
@@ -7,14 +12,16 @@ import pytest
 
 from cases import CASES
 from emulation import emulator
-from emulation.emulator import Emulator, EmulationError, PoisonPool
-from ssi_cupy import backend, cuda
+from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
+from ssi_cupy import backend, cuda, masking, optim, random
+from ssi_cupy.unet import UNet, unet
 from test_ops import relative, run
 
 pytestmark = pytest.mark.skipif(
     emulator.compiler() is None, reason="no C++ compiler (g++, or what CXX names) was found"
 )
-RUNS = [(64, True), (256, False)]  # threads of a block; in which order they run
+RUNS = [(64, True), (256, False)]  # threads of a block; last thread first?
+DTYPES = [(np.float64, 1e-10), (np.float32, 1e-5)]
 
 
 @contextlib.contextmanager
@@ -29,16 +36,196 @@ def emulated(threads=256, backwards=False):
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 both_runs = pytest.mark.parametrize("threads, backwards", RUNS)
+both_dtypes = pytest.mark.parametrize("dtype, tolerance", DTYPES)
+
+
+# ---- the ops ----------------------------------------------------------------------------------
 
 
 @every_case
 @both_runs
-@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-5)])
+@both_dtypes
 def test_parity_with_the_loops(case, threads, backwards, dtype, tolerance):
     args = case.args(dtype)
     y, _, gradients = run(case, args)
     with emulated(threads, backwards):
         y2, _, gradients2 = run(case, args)
-    assert relative(y2, y) <= tolerance
+    assert y2.dtype == y.dtype and relative(y2, y) <= tolerance
     for ours, theirs in zip(gradients2, gradients, strict=True):
         assert ours.dtype == theirs.dtype and relative(ours, theirs) <= tolerance
+
+
+@every_case
+def test_forward_equals_reference(case):
+    expected = case.reference(*case.args())
+    with emulated():
+        y = case.op(*case.args(), **case.settings)
+    assert relative(y, expected) <= 1e-10
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.linear], ids=lambda c: c.name)
+def test_adjoint_is_exact(case):
+    args = case.args()
+    for i in case.linear:
+        others = [
+            np.zeros_like(a) if j in case.linear and j != i else a for j, a in enumerate(args)
+        ]
+        nothing = [np.zeros_like(a) if j == i else a for j, a in enumerate(others)]
+        with emulated():
+            y, gy, gradients = run(case, others)
+            y = y - case.op(*nothing, **case.settings)  # without the bias
+        left, right = np.vdot(y, gy), np.vdot(others[i], gradients[case.wrt.index(i)])
+        assert abs(left - right) <= 1e-12 * np.linalg.norm(y) * np.linalg.norm(gy)
+
+
+@both_runs
+@pytest.mark.parametrize("ndim, shape", [(2, (2, 2, 1, 19, 22)), (3, (1, 1, 5, 8, 9))])
+def test_a_network_has_the_same_values_and_gradients(ndim, shape, threads, backwards):
+    """Here maps are read through their affines, and gradients of skips are added."""
+    net = UNet(ndim=ndim, inputs=shape[1], outputs=2, widths=(8, 10, 12))
+    x = np.random.default_rng(0).normal(size=shape)
+    gy = np.random.default_rng(1).normal(size=(shape[0], 2, *shape[2:]))
+    parameters = net.initial_parameters(3, np.float64)
+
+    def once():
+        statistics = net.initial_statistics(np.float64)
+        y, saved = unet.forward(x, parameters, net=net, batch_statistics=statistics)
+        inferred, _ = unet.forward(x, parameters, net=net, statistics=statistics)
+        return y, inferred, statistics, *unet.backward(gy, saved)
+
+    expected = once()
+    with emulated(threads, backwards):
+        got = once()
+    for ours, theirs in zip(got, expected, strict=True):
+        assert relative(ours, theirs) <= 1e-9  # some twenty layers, each of 1e-10
+
+
+# ---- random numbers, masks, weights -------------------------------------------------------------
+
+
+@both_runs
+def test_random_numbers_have_the_same_bits(threads, backwards):
+    place = {"seed": 0xFEDCBA9876543210, "stream": 3, "step": 4_000_000_000}
+    draws = [
+        lambda: [random.bits((3, n), **place) for n in (1, 2, 100, 1025)],
+        lambda: [random.uniform((77,), **place, dtype=d) for d in (np.float32, np.float64)],
+        lambda: [random.normal((777,), **place, dtype=d) for d in (np.float32, np.float64)],
+        lambda: [random.integers((100,), 1000, **place)],
+    ]
+    for draw in draws:
+        expected = draw()
+        with emulated(threads, backwards):
+            for ours, theirs in zip(draw(), expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@both_runs
+@pytest.mark.parametrize("shape", [(2, 3, 1, 17, 16), (1, 2, 5, 9, 7)])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_masks_and_fills_have_the_same_bits(shape, per_channel, threads, backwards):
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    kinds = [
+        masking.RandomMask(0.4, 0.4, per_channel=per_channel),
+        masking.RandomMask(0.97, 0.97, per_channel=per_channel),
+        masking.StratifiedMask(0.1, per_channel=per_channel),
+    ]
+
+    def draw():
+        masks = [kind.draw(shape, 1, 2, 10) for kind in kinds]
+        masks.append(masking.validation_pixels(shape, 0.1, 4))
+        fills = [
+            masking.fill(image, mask, how, 2, 3, mean=0.1, noise=noise)
+            for mask in masks
+            for how in masking.FILLS
+            for noise in (0.0, 0.3)
+        ]
+        return masks + fills
+
+    expected = draw()
+    with emulated(threads, backwards):
+        for ours, theirs in zip(draw(), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@both_runs
+@both_dtypes
+def test_the_optimiser_goes_the_same_way(threads, backwards, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=1030), rng.normal(size=(3, 1030)).astype(dtype)
+
+    def walk():
+        weights = start.astype(dtype)
+        adam = optim.Adam(1030, dtype, l1=0.01, l2=0.1, noise=0.3, seed=5)
+        average = optim.MovingAverage(1030, dtype)
+        for gradient in gradients:
+            adam.step(weights, gradient)
+            average.update(weights)
+        return weights, average.value(), adam.first, adam.second
+
+    expected = walk()
+    with emulated(threads, backwards):
+        for ours, theirs in zip(walk(), expected, strict=True):
+            assert relative(ours, theirs) <= tolerance
+
+
+# ---- that it finds what is wrong ----------------------------------------------------------------
+
+RIGHT = """
+#include "common.cuh"
+
+extern "C" __global__ void batch_moments_kernel(
+    Array<const real, 5> x, Array<const real, 1> pivot, Array<float64, 4> partial, int64 block
+) {
+    DYNAMIC_SHARED(float64, sums);
+    const int64 pixels = x.size();
+    float64 total = pivot(0) + 0 * block;
+    for (int64 i = threadIdx.x; i < pixels; i += blockDim.x) total += x.data[i];
+    sums[threadIdx.x] = total;
+    __syncthreads();
+    if (threadIdx.x < 2) {
+        total = 0;
+        for (int i = 0; i < int(blockDim.x); ++i) total += sums[i];
+        partial.data[threadIdx.x] = total;
+    }
+}
+"""
+WRONG = {
+    "missing barrier": ("    __syncthreads();\n", ""),
+    "barrier for some": ("    __syncthreads();", "    if (threadIdx.x < 40) __syncthreads();"),
+    "off by one in a read": ("i < pixels", "i <= pixels"),
+    "off by one in a write": ("threadIdx.x < 2", "threadIdx.x < 3"),
+    "off by one in an index": ("pivot(0)", "pivot(1)"),
+    "off by one in shared memory": ("sums[threadIdx.x] =", "sums[threadIdx.x + 1] ="),
+    "unwritten output": ("threadIdx.x < 2", "threadIdx.x < 1"),
+    "const array written": ("    __syncthreads();", "    __syncthreads();\n((real*)x.data)[3] = 0;"),
+}
+
+
+def sum_by(text):
+    """The sum that a kernel text finds, in both orders; both written to two places."""
+    header = (cuda.folder() / "common.cuh").read_text().replace("#pragma once", "")
+    text = "typedef double real;\n" + text.replace('#include "common.cuh"', header)
+    x = np.random.default_rng(0).normal(size=(1, 1, 1, 10, 10))
+    results = []
+    for backwards in (False, True):
+        partial = poisoned((1, 1, 1, 2), np.float64)
+        args = x, np.zeros(1), partial, 1
+        emulate = Emulator(backwards=backwards)
+        emulate.run("norm", "batch_moments_kernel", args, (1,), (64,), 64 * 8, text)
+        results += list(partial.ravel())
+    return x.sum(), results
+
+
+def test_a_right_kernel_passes():
+    total, results = sum_by(RIGHT)
+    np.testing.assert_allclose(results, total, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_broken_kernel_is_caught(fault):
+    assert WRONG[fault][0] in RIGHT
+    try:
+        total, results = sum_by(RIGHT.replace(*WRONG[fault]))
+    except EmulationError:
+        return
+    assert not np.allclose(results, total, rtol=1e-12)

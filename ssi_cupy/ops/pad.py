@@ -32,6 +32,7 @@ import numpy as np
 from .. import backend
 from ..backend import kernel
 from ..checks import choice
+from ..cuda import threads_per_item
 from ..tape import op
 
 MODES = ("mirror", "nearest", "wrap", "constant")
@@ -62,7 +63,7 @@ def pad_forward(x, *, widths, mode="mirror", shape=None):
     axes = axis_maps(x.shape[2:], widths, mode, shape)
     x = backend.contiguous(x)
     y = backend.empty((*x.shape[:2], *(axis[-1] for axis in axes)), x.dtype, like=x)
-    mz, my, mx = (index_map(*axis) for axis in axes)
+    mz, my, mx = (backend.placed(index_map(*axis), x) for axis in axes)
     pad_forward_kernel(y[..., 0].size, _volumes(x), mz, my, mx, axes[2][1], _volumes(y))
     return y, axes
 
@@ -74,16 +75,16 @@ def pad_backward(gy, saved):
     pad_backward_kernel(
         gx[..., 0].size,
         _volumes(gy),
-        *copies(*z_axis),
-        *copies(*y_axis),
-        index_map(*x_axis),
+        *(backend.placed(array, gy) for array in copies(*z_axis)),
+        *(backend.placed(array, gy) for array in copies(*y_axis)),
+        backend.placed(index_map(*x_axis), gy),
         x_axis[1],
         _volumes(gx),
     )
     return gx
 
 
-@kernel(grain=32)
+@kernel(grain=32, launch=threads_per_item(32))
 def pad_forward_kernel(start, stop, x, mz, my, mx, before, y):
     inner = x.shape[3]
     depth, height, width = y.shape[1:]
@@ -102,7 +103,7 @@ def pad_forward_kernel(start, stop, x, mz, my, mx, before, y):
             to[i] = source[mx[i]] if mx[i] >= 0 else 0
 
 
-@kernel(grain=32)
+@kernel(grain=32, launch=threads_per_item(32))
 def pad_backward_kernel(start, stop, gy, fz, lz, fy, ly, mx, before, gx):
     """`lz[fz[z]:fz[z + 1]]` are the planes that plane z was copied to; so for the lines."""
     width = gy.shape[3]
@@ -180,7 +181,7 @@ def index_map(n, before, after, mode, length):
         m = i % n
     else:
         m = np.where((i < 0) | (i >= n), -1, i)
-    return np.where(i < n + after, m, -1).astype(np.intp)
+    return np.where(i < n + after, m, -1).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=256)
@@ -188,7 +189,7 @@ def copies(n, before, after, mode, length):
     """`index_map` turned round: pixel i went to ``places[first[i]:first[i + 1]]``."""
     m = index_map(n, before, after, mode, length)
     places = np.argsort(m, kind="stable")
-    return np.searchsorted(m[places], np.arange(n + 1)).astype(np.intp), places.astype(np.intp)
+    return np.searchsorted(m[places], np.arange(n + 1)).astype(np.int64), places.astype(np.int64)
 
 
 def _volumes(x):
