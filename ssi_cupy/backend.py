@@ -161,6 +161,11 @@ def contiguous(array, dtype=None):
     return copy
 
 
+def host(array):
+    """`array` as a numpy array; from a device, a copy that waits for what computes it."""
+    return array.get() if is_cupy(array) else array
+
+
 def placed(array, like):
     """A constant numpy `array`, on the device of `like`. Copied there once, and then kept.
 

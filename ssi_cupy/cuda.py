@@ -91,7 +91,7 @@ class Parameter:
     const: bool
 
 
-_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(([^)]*)\)')
+_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\w *,]+\)\s+)?(\w+)\(([^)]*)\)')
 _PARAMETER = re.compile(r"(?:Array<(const )?(\w+), (\d)>|(\w+)) (\w+)")
 
 

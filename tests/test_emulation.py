@@ -14,6 +14,7 @@ from cases import CASES
 from emulation import emulator
 from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
 from ssi_cupy import backend, cuda, masking, optim, random
+from ssi_cupy.ops import conv
 from ssi_cupy.unet import UNet, unet
 from test_ops import relative, run
 
@@ -30,6 +31,7 @@ def emulated(threads=256, backwards=False):
     emulate = Emulator(threads, backwards)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend.Kernel, "__call__", lambda *a, **k: emulate(*a, **k))
+        patch.setattr(cuda, "THREADS", threads)
         patch.setattr(backend._local, "pool", PoisonPool(), raising=False)
         yield emulate
 
@@ -98,6 +100,26 @@ def test_a_network_has_the_same_values_and_gradients(ndim, shape, threads, backw
         got = once()
     for ours, theirs in zip(got, expected, strict=True):
         assert relative(ours, theirs) <= 1e-9  # some twenty layers, each of 1e-10
+
+
+@both_runs
+@pytest.mark.parametrize("enough", [1, 10**9])  # large tiles; threads that share the planes
+@pytest.mark.parametrize("kernel", [(1, 7, 7), (1, 13, 3), (3, 1, 9), (1, 5, 5), (1, 3, 3)])
+def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, gy = rng.normal(size=(1, 11, 2, 21, 75)), rng.normal(size=(1, 9, 2, 21, 75))
+    w, b, affine = rng.normal(size=(9, 11, *kernel)), rng.normal(size=9), rng.normal(size=(2, 11))
+
+    def once():
+        y, (saved, sums) = conv.conv_forward(x, w, b, affine=affine, moments=True)
+        return y, sums, *conv.conv_backward(gy, saved)
+
+    expected = once()
+    monkeypatch.setattr(conv, "ENOUGH", enough)
+    with emulated(threads, backwards):
+        got = once()
+    for ours, theirs in zip(got, expected, strict=True):
+        assert relative(ours, theirs) <= 1e-10
 
 
 # ---- random numbers, masks, weights -------------------------------------------------------------

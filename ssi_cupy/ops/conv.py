@@ -19,6 +19,9 @@ neighbour at tap (i, kz, ky, kx) is at a fixed distance, so one list of distance
 of any width and dimension, and register tiles run over pixels without minding where rows end.
 The copy also applies what the reader of a feature map must apply, see `README.md`: with
 ``affine = (scale, shift)`` the op reads relu(scale · x + shift) in place of x.
+
+The CUDA kernels cut the image otherwise, into tiles in shared memory, and need no list of distances;
+how many of their threads have which pixels is at the end of this file.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import contiguous, empty, inline, kernel
+from .. import cuda
+from ..backend import contiguous, empty, inline, kernel, placed, zeros
 from ..checks import InputError
 from ..simd import OUTS, VECS, correlate_tile, lanes, product_tile
 from ..tape import op
@@ -83,7 +87,7 @@ def conv_backward_weights(gy, x, shape, affine=None):
     partial = empty((plan.slices, blocks, len(plan.triples) // VECS, OUTS, VECS), x.dtype, like=x)
     bias = empty((plan.slices, outputs), x.dtype, like=x)
     conv_weights_kernel(
-        plan.slices * blocks, x, _affine(affine, x), gy, plan.triples, partial, bias,
+        plan.slices * blocks, x, _affine(affine, x), gy, placed(plan.triples, x), partial, bias,
         *plan.kernel_size, plan.rows, plan.slices,
         scratch=plan.image_scratch + OUTS * plan.gradient_pitch,
     )  # fmt: skip
@@ -132,7 +136,7 @@ def _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, flat):
     return at
 
 
-@kernel(fastmath=True)
+@kernel(fastmath=True, launch=lambda n, args, threads: _forward_launch(args, threads))
 def conv_forward_kernel(
     start, stop, scratch, x, affine, w, b, taps, y, sums, kz, ky, kx, rows, groups, tile
 ):
@@ -172,7 +176,7 @@ def conv_forward_kernel(
                     sums[band, 1, o] = squares
 
 
-@kernel(fastmath=True)
+@kernel(fastmath=True, launch=lambda n, args, threads: _weights_launch(args, threads))
 def conv_weights_kernel(
     start, stop, scratch, x, affine, gy, taps, partial, bias, kz, ky, kx, rows, slices
 ):
@@ -289,17 +293,19 @@ def _correlate(x, w, b, affine, moments):
     blocks = -(-outputs // OUTS)
     # [block of 8 outputs, tap, output in block]: a tile reads its weights front to back
     packed = empty((blocks, len(plan.taps), OUTS), x.dtype, like=x)
-    if outputs % OUTS:
-        packed[-1] = 0
-    for block in range(blocks):
-        some = w[block * OUTS : (block + 1) * OUTS]
-        packed[block, :, : len(some)] = some.reshape(len(some), -1).T
-    bias = b if b is not None else np.zeros(outputs, x.dtype)
+    whole, rest = divmod(outputs, OUTS)
+    filters = w.reshape(outputs, -1)
+    packed[:whole] = filters[: whole * OUTS].reshape(whole, OUTS, len(plan.taps)).swapaxes(1, 2)
+    if rest:
+        packed[-1, :, :rest], packed[-1, :, rest:] = filters[whole * OUTS :].T, 0
+    bias = b if b is not None else zeros(outputs, x.dtype, like=x)
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
-    sums = np.empty((plan.bands if moments else 0, 2, outputs), np.float64)
+    # of each band or tile, whichever there are more of; what nobody fills stays zero
+    parts = max(plan.bands, _tiles(y.shape, inputs * w.shape[2], cuda.THREADS)[0])
+    sums = zeros((parts if moments else 0, 2, outputs), np.float64, like=x)
     flat = plan.rows * (x.shape[-1] + w.shape[-1] - 1)
     conv_forward_kernel(
-        plan.bands * plan.groups, x, _affine(affine, x), packed, bias, plan.taps, y, sums,
+        plan.bands * plan.groups, x, _affine(affine, x), packed, bias, placed(plan.taps, x), y, sums,
         *plan.kernel_size, plan.rows, plan.groups, plan.tile,
         scratch=plan.image_scratch + OUTS * (flat + plan.tile),
     )  # fmt: skip
@@ -307,7 +313,67 @@ def _correlate(x, w, b, affine, moments):
 
 
 def _affine(affine, x):
-    return affine if affine is not None else np.empty((0, 0), x.dtype)
+    return affine if affine is not None else empty((0, 0), x.dtype, like=x)
+
+
+# ---- the same on CUDA -------------------------------------------------------------------------
+
+ENOUGH = 264  # blocks that keep a large GPU busy: two for each of its processors
+PIXELS = 4  # neighbours along X that a thread has
+WARPS = {4: 10, 8: 8}  # of a block of conv_weights_kernel, at most; by itemsize
+SHARED = 40960  # bytes of shared memory that a block takes, so that several fit
+
+
+def _tiles(shape, planes, threads):
+    """How conv_forward_kernel cuts y: ``(number of tiles, columns, lines, slices)``.
+
+    A tile is 4 columns × lines pixels large, as large as leaves enough blocks. On small images
+    it is smaller than a block of threads, of which `slices` groups then share the planes.
+    """
+    n, channels, depth, height, width = shape
+    for slices in (1, 2, 4, 8):
+        columns, lines = _rectangle(threads // slices)
+        tiles = n * depth * -(-height // lines) * -(-width // (PIXELS * columns))
+        enough = tiles * -(-channels // OUTS) >= ENOUGH
+        if enough or threads // (2 * slices) < 32 or 2 * slices > planes:
+            break
+    return tiles, columns, lines, slices
+
+
+def _rectangle(threads):
+    """(columns, lines) of that many threads, a power of two; a tile is 4 × as wide."""
+    columns = 16 if threads >= 128 else 8 if threads >= 64 else 4
+    return columns, threads // columns
+
+
+def _forward_launch(args, threads):
+    x, y, (kz, ky, kx) = args[0], args[5], args[7:10]
+    planes = x.shape[1] * kz
+    _, columns, lines, slices = _tiles(y.shape, planes, threads)
+    numbers = (lines + ky - 1) * _row_length(PIXELS * columns, kx) + ky * kx * OUTS
+    fit = SHARED // (x.itemsize * numbers * slices)  # planes, as in conv.cu
+    shared = slices * max(1, min(fit, 4)) * numbers
+    if slices > 1:
+        shared = max(shared, 4 * PIXELS * threads)
+    across = -(-y.shape[4] // (PIXELS * columns)) * -(-y.shape[3] // lines)
+    grid = across, -(-y.shape[1] // OUTS), y.shape[0] * y.shape[2]
+    return grid, (columns, lines, slices), shared * x.itemsize
+
+
+def _weights_launch(args, threads):
+    x, partial, (kz, ky, kx) = args[0], args[4], args[6:9]
+    planes = x.shape[1] * kz
+    warps = WARPS[x.itemsize]
+    lines = min(ky, warps)  # rows of taps, of one plane, that a block has: a warp each
+    per_block = max(1, min(planes, min(threads // 25, warps) // lines))
+    tile = OUTS * 8 * 64 + per_block * (8 + lines - 1) * _row_length(64, kx)
+    grid = *partial.shape[:2], -(-planes // per_block) * -(-ky // lines)
+    return grid, (32, per_block * lines), tile * x.itemsize
+
+
+def _row_length(width, kx):
+    """Numbers in a row of a tile, as in tiles.cuh."""
+    return width + (0 if kx == 1 else 4 if kx <= 5 else -(-kx // 4) * 4)
 
 
 def _check(x, w, b):

@@ -14,6 +14,8 @@ PSF turned round. There is no gradient by the PSF.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from .. import backend
@@ -58,20 +60,15 @@ def _correlated(x, psf):
         y = _correlated(pad_forward(x, widths=grown, mode="constant")[0], psf)
         return backend.contiguous(y[..., :height, :width])
 
-    # A tile is OUTS lines high. The line o of it meets PSF line r - o in image line r.
-    weights = np.zeros((kz, ky + OUTS - 1, kx, OUTS), x.dtype)
-    for o in range(OUTS):
-        weights[:, o : o + ky, :, o] = psf
-    z, r, j = np.ogrid[:kz, : ky + OUTS - 1, :kx]
-    taps = ((z * x.shape[3] + r) * x.shape[4] + j).reshape(-1)
-
+    psf = backend.host(psf)
+    taps, weights = _tables(psf.tobytes(), psf.shape, psf.dtype, x.shape[3:], x.dtype)
     x = backend.contiguous(x)
     y = backend.empty((*x.shape[:2], depth, height, width), x.dtype, like=x)
     direct_convolution_kernel(
         y[..., 0, 0].size * -(-height // OUTS),
         x.reshape(-1, *x.shape[2:]),
-        taps,
-        weights.reshape(-1),
+        backend.placed(taps, x),
+        backend.placed(weights, x),
         y.reshape(-1, *y.shape[2:]),
         pixels,
         scratch=OUTS * pixels,
@@ -79,7 +76,34 @@ def _correlated(x, psf):
     return y
 
 
-@kernel
+@functools.lru_cache(maxsize=32)
+def _tables(psf, shape, dtype, size, x_dtype):
+    """The distances of the taps in an image of `size` (Y, X), and their weights.
+
+    A tile is OUTS lines high. The line o of it meets PSF line r - o in image line r.
+    """
+    kz, ky, kx = shape
+    psf = np.frombuffer(psf, dtype).reshape(shape)
+    weights = np.zeros((kz, ky + OUTS - 1, kx, OUTS), x_dtype)
+    for o in range(OUTS):
+        weights[:, o : o + ky, :, o] = psf
+    z, r, j = np.ogrid[:kz, : ky + OUTS - 1, :kx]
+    return ((z * size[0] + r) * size[1] + j).reshape(-1), weights.reshape(-1)
+
+
+def _launch(n, args, threads):
+    """On CUDA a thread has four pixels of a line, a block a tile of 64 × 16."""
+    x, y = args[0], args[3]
+    kz, ky, kx = (a - b + 1 for a, b in zip(x.shape[1:], y.shape[1:], strict=True))
+    columns = 16 if threads >= 128 else 8
+    lines = threads // columns
+    length = 4 * columns + (0 if kx == 1 else 4 if kx <= 5 else -(-kx // 4) * 4)
+    shared = (lines + ky - 1) * length + ky * kx
+    tiles = -(-y.shape[3] // (4 * columns)) * -(-y.shape[2] // lines)
+    return (tiles, y.shape[1], y.shape[0]), (columns, lines), shared * x.itemsize
+
+
+@kernel(launch=_launch)
 def direct_convolution_kernel(start, stop, tile, x, taps, weights, y, pixels):
     """An item is OUTS lines of y. The last tiles step back to stay inside the image."""
     depth, height, width = y.shape[1:]

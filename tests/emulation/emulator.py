@@ -27,7 +27,11 @@ GUARD = 256  # bytes on either side of an array
 POISON = 0xFF  # of all bytes: NaN in floating point
 HEADER = Path(__file__).with_name("emulation.h")
 FLAGS = "-std=c++17 -O2 -march=native -ffp-contract=off -fPIC -shared -Wall -Wextra -Werror".split()
-FLAGS += "-Wno-unused-function -Wno-unused-variable -Wno-ignored-attributes".split()
+FLAGS += "-Wno-unused-parameter -Wno-unused-function -Wno-unknown-pragmas".split()
+
+
+class CompileError(Exception):
+    """The compiler did not take a kernel; what it said."""
 
 
 class EmulationError(Exception):
@@ -161,7 +165,7 @@ def _library(text):
             command = [compiler(), *FLAGS, "-include", HEADER, "-o", made, cpp]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise EmulationError(done.stderr)
+                raise CompileError(done.stderr)
             made.replace(path)
     return ctypes.CDLL(str(path))
 
