@@ -55,12 +55,31 @@ def resolve_device(device, array=None):
     Raises
     ------
     DeviceError
-        If "cuda" is asked for: the CUDA kernels are not part of this version.
+        If "cuda" is asked for and cannot be used, or "cpu" for an array that is on a GPU.
     """
     choice(device, "device", ("auto", "cpu", "cuda"))
-    if device == "cuda" or (device == "auto" and is_cupy(array)):
-        raise DeviceError("device", "'cpu' (the CUDA kernels are not written yet)", repr(device))
-    return "cpu"
+    if device == "cuda" and (missing := cuda.missing()):
+        raise DeviceError("device", "'cpu' on this machine", f"'cuda', which needs {missing}")
+    if device == "cpu" and is_cupy(array):
+        raise DeviceError("device", "'auto' or 'cuda' for a cupy array", "'cpu'")
+    return "cuda" if device == "cuda" or is_cupy(array) else "cpu"
+
+
+def on_device(array, device):
+    """`array` on "cpu" or "cuda"; itself if it is there already."""
+    if device == "cpu":
+        return host(array)
+    return array if is_cupy(array) else cuda.upload(array)
+
+
+def moved(array, like):
+    """`array` on the device of `like`; itself if it is there already."""
+    return on_device(array, "cuda" if is_cupy(like) else "cpu")
+
+
+def host(array):
+    """`array` as a numpy array; from a GPU, a copy that waits for what computes it."""
+    return array.get() if is_cupy(array) else array
 
 
 # ---- memory ---------------------------------------------------------------------------------
@@ -154,16 +173,12 @@ def zeros(shape, dtype, like=None):
 def contiguous(array, dtype=None):
     """`array` as C-contiguous memory of `dtype`, copied only where it must be."""
     dtype = array.dtype if dtype is None else np.dtype(dtype)
-    if array.dtype == dtype and array.flags.c_contiguous and array.flags.writeable:
+    writeable = getattr(array.flags, "writeable", True)  # on a GPU every array is
+    if array.dtype == dtype and array.flags.c_contiguous and writeable:
         return array
     copy = empty(array.shape, dtype, like=array)
     copy[...] = array
     return copy
-
-
-def host(array):
-    """`array` as a numpy array; from a device, a copy that waits for what computes it."""
-    return array.get() if is_cupy(array) else array
 
 
 def placed(array, like):
@@ -179,12 +194,47 @@ def placed(array, like):
         while len(_placed) >= PLACED:
             _placed.pop(next(iter(_placed)), None)
         # `array` is kept too, so that no other gets its id
-        found = _placed[key] = array, sys.modules["cupy"].asarray(array)
+        found = _placed[key] = array, cuda.upload(array)
     return found[1]
 
 
 PLACED = 512  # tables that are kept on devices
 _placed = {}
+
+
+# ---- Fourier transforms -----------------------------------------------------------------------
+
+
+def rfftn(x):
+    """The real Fourier transform of (N, C, Z, Y, X) over Z, Y and X, in fresh memory."""
+    if is_cupy(x):
+        return cuda.fft().rfftn(x, axes=_transformed(x.shape[2:]))
+    from scipy import fft
+
+    workers = num_threads()  # lines are shared out whole: the bits stay the same
+    spectrum = fft.rfft(x, workers=workers)
+    for axis in _transformed(x.shape[2:])[:-1]:  # in place: on fresh memory each would cost two
+        spectrum = fft.fft(spectrum, axis=axis, overwrite_x=True, workers=workers)
+    return spectrum
+
+
+def irfftn(spectrum, shape):
+    """The inverse of `rfftn`, for an image of `shape` (Z, Y, X). The spectrum is used up."""
+    axes = _transformed(shape)
+    if is_cupy(spectrum):
+        s = [shape[axis] for axis in axes]
+        return cuda.fft().irfftn(spectrum, s=s, axes=axes, overwrite_x=True)
+    from scipy import fft
+
+    workers = num_threads()
+    for axis in axes[:-1]:
+        spectrum = fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
+    return fft.irfft(spectrum, n=shape[-1], overwrite_x=True, workers=workers)
+
+
+def _transformed(shape):
+    """Axes of one pixel need no transform."""
+    return tuple(axis for axis in (-3, -2) if shape[axis] > 1) + (-1,)
 
 
 # ---- threads --------------------------------------------------------------------------------

@@ -91,7 +91,9 @@ class Parameter:
     const: bool
 
 
-_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\w *,]+\)\s+)?(\w+)\(([^)]*)\)')
+_KERNEL = re.compile(
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\([\w *,]+\)\s+)?(\w+)\(([^)]*)\)'
+)
 _PARAMETER = re.compile(r"(?:Array<(const )?(\w+), (\d)>|(\w+)) (\w+)")
 
 
@@ -222,6 +224,34 @@ def threads_per_item(number):
 # ---- cupy -------------------------------------------------------------------------------------
 
 
+def missing():
+    """What keeps CUDA from being used on this machine, in words, or None."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"cupy: pip install 'ssi_cupy[cuda13]', or [cuda12] for an older driver ({error})"
+    try:
+        if cupy.cuda.runtime.getDeviceCount():
+            return None
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"a working driver and an NVIDIA GPU ({error})"
+    return "an NVIDIA GPU that this process may see (CUDA_VISIBLE_DEVICES?)"
+
+
+def upload(array):
+    """A copy of a numpy array on the current device."""
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def fft():
+    """`cupyx.scipy.fft`. Its plans are kept by cupy, a bounded number for each device."""
+    from cupyx.scipy import fft
+
+    return fft
+
+
 def launch(kernel, n, args):
     """Run a `backend.Kernel` on cupy arrays, on the current device and stream."""
     import cupy
@@ -234,6 +264,8 @@ def launch(kernel, n, args):
     types, values = arguments(kernel.stem, kernel.__name__, args, lambda a: a.data.ptr)
     grid, block, shared = kernel.launch(n, args, THREADS)
     function = _function(kernel.stem, kernel.__name__, types, device)
+    if shared > function.max_dynamic_shared_size_bytes:
+        function.max_dynamic_shared_size_bytes = shared
     function(grid, block, values, shared_mem=shared)
 
 

@@ -7,12 +7,13 @@ denoised one (Kobayashi et al. 2020; Goncharova et al. 2020).
 
 from __future__ import annotations
 
+import functools
 import time
 
 import numpy as np
 
 from . import modelfile, symmetry
-from .backend import Pool, resolve_device
+from .backend import Pool, host, is_cupy, moved, resolve_device, zeros
 from .checks import InputError, positive_int, real_array
 from .files import check_writable
 from .physics import apply, check
@@ -53,7 +54,7 @@ class SelfSupervisedInverse:
         self.physics = check(physics)
         self.recipe = get(recipe)
         self.seed = seed_from(rng)
-        self.device = resolve_device(device)
+        self._device, self.device = device, resolve_device(device)
         self.net = self.parameters = self.statistics = self.units = None
         self.turns = [symmetry.IDENTITY]
         self.history = []
@@ -85,6 +86,7 @@ class SelfSupervisedInverse:
         steps = self.recipe.steps if steps is None else positive_int(steps, "steps")
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
+        self.device = resolve_device(self._device, image)
         training = Training(self, _as_5d(image), steps)
         if resume is not None:
             training.load(resume)
@@ -121,11 +123,11 @@ class SelfSupervisedInverse:
         start = time.perf_counter()
         y = _as_5d(image)
         offset, scale = self.units
-        y_units = ((y - offset) / scale).astype(self.parameters.dtype)
+        y_units = moved(((y - offset) / scale).astype(self.parameters.dtype), self.parameters)
         margin = margin_of(self.physics, self.recipe, y.shape[2:])
         with Pool():
             y_units = with_margin(y_units, margin)
-            x = np.zeros_like(y_units)
+            x = zeros(y_units.shape, y_units.dtype, like=y_units)
             for turn in self.turns:
                 out, _ = unet_forward(
                     symmetry.turn(y_units, turn), self.parameters,
@@ -134,11 +136,14 @@ class SelfSupervisedInverse:
                 x += symmetry.turn_back(out, turn)
             x = x / len(self.turns) * scale + offset
             restored, reblurred = (
-                np.array(without_margin(image, margin, y.shape[2:]), np.float32)
+                without_margin(image, margin, y.shape[2:]).astype(np.float32)
                 for image in (x, apply(self.physics, x))
             )
+        if not is_cupy(image):
+            restored, reblurred = host(restored), host(reblurred)
         self.seconds["infer"] = time.perf_counter() - start
-        return restored.reshape(np.shape(image)), reblurred.reshape(np.shape(image))
+        shape = np.shape(image)
+        return restored.reshape(shape), reblurred.reshape(shape)
 
     def save(self, path):
         """Write the model to an ``.npz`` file, whole or not at all.
@@ -151,7 +156,7 @@ class SelfSupervisedInverse:
         modelfile.save_model(path, self)
 
     @classmethod
-    def load(cls, path, physics=None):
+    def load(cls, path, physics=None, *, device="auto"):
         """Read a model that `save` wrote; with the same bits it predicts the same bits.
 
         Parameters
@@ -159,18 +164,19 @@ class SelfSupervisedInverse:
         path : path
         physics : object, optional
             The forward model, where the file holds none.
+        device : {"auto", "cpu", "cuda"}
+            Where it is to work.
 
         Raises
         ------
         FileError
             If it is no model file, or one of another version.
         """
-        return modelfile.load_model(path, physics, cls)
+        return modelfile.load_model(path, physics, functools.partial(cls, device=device))
 
 
 def _as_5d(image):
-    """`image` as (N, C, Z, Y, X), in float64 until its offset is taken off."""
-    resolve_device("auto", image)
-    image = real_array(image, "image", ndim=(2, 3, 5))
+    """`image` as (N, C, Z, Y, X), in float64 until its offset is taken off, on the CPU."""
+    image = host(real_array(image, "image", ndim=(2, 3, 5)))
     shape = image.shape if image.ndim == 5 else (1,) * (5 - image.ndim) + image.shape
     return image.reshape(shape).astype(np.float64)

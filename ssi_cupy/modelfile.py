@@ -14,6 +14,7 @@ import numpy as np
 
 from . import physics as models
 from . import recipes
+from .backend import host, on_device
 from .checks import FileError, InputError
 from .files import replacing, unwritable
 from .unet import UNet
@@ -26,7 +27,7 @@ def write(path, kind, header, arrays, argument="path"):
     text = json.dumps({"kind": f"ssi_cupy {kind}", "version": VERSION, **header})
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=np.array(text), **arrays)
+            np.savez(file, header=np.array(text), **{k: host(v) for k, v in arrays.items()})
     except OSError as error:
         raise unwritable(path, argument, error) from None
 
@@ -84,7 +85,8 @@ def load_model(path, physics, make):
         model = make(physics, recipe, rng=header["seed"])
         net = header["net"]
         model.net = UNet(**net | {k: _tuples(net[k]) for k in ("widths", "windows")})
-        model.parameters, model.statistics = arrays["parameters"], arrays["statistics"]
+        for name in ("parameters", "statistics"):
+            setattr(model, name, on_device(arrays[name], model.device))
         if model.parameters.shape != (model.net.size,):
             raise ValueError(f"{model.parameters.size} parameters, not {model.net.size}")
         model.units = tuple(header["units"])

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import empty, kernel, zeros
+from .backend import empty, kernel, moved, zeros
 from .checks import InputError, number, positive_int
 from .cuda import threads_per_item
 from .random import CHUNK, Stream, chunks, fill_normals, place
@@ -100,7 +100,8 @@ class Adam:
         """Go on from a `state`. `InputError` if it is of another size or dtype."""
         for name in ("first", "second"):
             _fits(state[name], self.first, name)
-        self.first[...], self.second[...] = state["first"], state["second"]
+        for name in ("first", "second"):
+            getattr(self, name)[...] = moved(state[name], self.first)
         self.steps = int(state["steps"])
 
 
@@ -165,7 +166,8 @@ class MovingAverage:
     def load(self, state):
         """Go on from a `state`. `InputError` if it is of another size or dtype."""
         _fits(state["average"], self.average, "average")
-        self.average[...], self.steps = state["average"], int(state["steps"])
+        self.average[...] = moved(state["average"], self.average)
+        self.steps = int(state["steps"])
 
 
 @kernel(grain=4096)

@@ -188,7 +188,7 @@ class PSFConvolution(_Own):
     linear = True
 
     def __init__(self, psf, mode="mirror", method="auto", normalise=True):
-        psf = checks.point_spread_function(psf, ndim=(2, 3)).astype(np.float64)
+        psf = checks.point_spread_function(backend.host(psf), ndim=(2, 3)).astype(np.float64)
         self.mode = checks.choice(mode, "mode", MODES)
         self.method = checks.choice(method, "method", ("auto", "fft", "direct"))
         psf = psf / psf.sum() if normalise else psf
@@ -196,7 +196,7 @@ class PSFConvolution(_Own):
         self._plans = {}
 
     def run(self, x):
-        plan = padding, grid, transfer = self._plan(x.shape[2:], x.dtype)
+        plan = padding, grid, transfer = self._plan(x)
         widths = [(before, after) for _, before, after, _, _ in padding]
         y, _ = pad.forward(x, widths=widths, mode=self.mode, shape=grid)
         if transfer is None:
@@ -215,14 +215,15 @@ class PSFConvolution(_Own):
 
     def adjoint(self, y):
         """Aᵀy: every pixel of y is given back to where its light came from."""
-        return self.pull(y, self._plan(y.shape[2:], y.dtype))
+        return self.pull(y, self._plan(y))
 
-    def _plan(self, shape, dtype):
+    def _plan(self, x):
         """The border, the grid that is convolved, and the transfer function if by FFT."""
-        key = (tuple(shape), np.dtype(dtype).char)
+        key = x.shape[2:], x.dtype.char, x.device.id if backend.is_cupy(x) else None
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._make_plan(*key)
+            padding, grid, transfer = self._make_plan(*key[:2])
+            plan = padding, grid, None if transfer is None else backend.moved(transfer, x)
             kept = list(self._plans.items())[1 - PLANS :]
             self._plans = dict(kept + [(key, plan)])  # replaced whole: other threads may be reading
         return plan

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from . import symmetry
+from .backend import empty, host
 from .checks import InputError
 from .noise import estimate_noise
 from .physics import (
@@ -35,7 +36,7 @@ def forward_model(g, recipe, y, offset=0.0, scale=1.0):
         weights = BROADEN[None] / BROADEN.sum()
         g = PSFConvolution(**g.settings() | {"psf": convolve(g.psf, weights)})
     parts = [Clamp(0, 1)] if recipe.clamp else []
-    parts.append(_in_units(g, offset, scale, y.shape))
+    parts.append(_in_units(g, offset, scale, y))
     if recipe.sensor:
         parts += _sensor(g, y)
     return Composition(*parts) if len(parts) > 1 else parts[0]
@@ -58,12 +59,13 @@ class InUnits:
         return x.grad
 
 
-def _in_units(g, offset, scale, shape):
+def _in_units(g, offset, scale, y):
     """`g` itself where it is linear and leaves constants alone: then units are nothing to it."""
-    ones = np.ones(shape, np.float32)
+    ones = empty(y.shape, np.float32, like=y)
+    ones[...] = 1
     image = apply(g, ones)
     if image.shape != ones.shape:
-        raise InputError("physics", f"an output of the input's shape {shape}", f"{image.shape}")
+        raise InputError("physics", f"an output of the input's shape {y.shape}", f"{image.shape}")
     keeps = is_linear(g) and np.abs(image - 1).max() <= 1e-5
     return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
 
@@ -89,7 +91,7 @@ def _sensor(g, y):
 
 def _noise(g, y):
     low, high = _clipping(y)
-    return estimate_noise(y, getattr(g, "psf", None), low=low, high=high)
+    return estimate_noise(host(y), getattr(g, "psf", None), low=low, high=high)
 
 
 def _clipping(y):
@@ -98,7 +100,7 @@ def _clipping(y):
     Clipped are values at an end which more than one pixel in a thousand has, and three times as
     many as have the value next to it.
     """
-    values, counts = np.unique(y, return_counts=True)
+    values, counts = np.unique(host(y), return_counts=True)
     if len(values) < 8:
         return -np.inf, np.inf
     ends = ((0, 1), (-1, -2))  # an end, and the value next to it

@@ -217,6 +217,12 @@ def integers(shape, high, seed, stream, step=0, like=None):
     return (bits(shape, seed, stream, step, like) * high >> WORD_BITS).astype(np.int64)
 
 
+def pick(high, seed, stream, step=0):
+    """One whole number in [0, `high`), the first of `integers`, as an int: no kernel is run."""
+    word = philox((0, 0, step, stream), (seed & 0xFFFFFFFF, seed >> 32))[0]
+    return int(word * np.uint64(high) >> WORD_BITS)
+
+
 def normal(shape, seed, stream, step=0, dtype=np.float32, like=None):
     """Standard normal numbers, computed in float64 and rounded once. Arguments as of `bits`."""
     y = empty(shape, dtype, like)

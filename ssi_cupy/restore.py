@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import recipes
-from .backend import log, resolve_device
+from .backend import contiguous, empty, host, log, resolve_device
 from .checks import InputError, choice, point_spread_function, real_array, varying
 from .inversion import SelfSupervisedInverse
 from .physics import Identity, PSFConvolution
@@ -116,7 +116,7 @@ def deconvolve(
         A `ValueError` that names the argument that cannot be used.
     """
     image = real_array(image, "image")
-    psf = point_spread_function(psf, ndim=(2, 3))
+    psf = point_spread_function(host(psf), ndim=(2, 3))
     axes = _axes(image, axes, channel_axis, psf)
     physics = PSFConvolution(_on_grid(psf, spacing, psf_spacing), mode=mode)
     return _restore(
@@ -155,7 +155,7 @@ def denoise(
     """
     image = real_array(image, "image")
     if psf is not None:
-        psf = _on_grid(point_spread_function(psf, ndim=(2, 3)), spacing, psf_spacing)
+        psf = _on_grid(point_spread_function(host(psf), ndim=(2, 3)), spacing, psf_spacing)
     axes = _axes(image, axes, channel_axis, psf)
     choice(mode, "mode", ("mirror", "nearest", "wrap", "constant"))
     physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
@@ -181,7 +181,7 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, cal
     for place in places:  # all of them before the first is trained on
         varying(stack[place], "image" if not place else f"image[{', '.join(map(str, place))}]")
     seed = recipes.seed_from(rng)
-    restored, denoised = np.empty(stack.shape, np.float32), np.empty(stack.shape, np.float32)
+    restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
         model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device)
@@ -191,7 +191,7 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, cal
         for key, value in model.seconds.items():
             seconds[key] += value
     back = np.argsort(order)
-    restored, denoised = (np.ascontiguousarray(a.transpose(back)) for a in (restored, denoised))
+    restored, denoised = (contiguous(a.transpose(back.tolist())) for a in (restored, denoised))
     result = Restoration(restored, denoised, model, model.history, seconds,
                          len(model.history), model.device)  # fmt: skip
     return result if full_output else getattr(result, wanted)

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 
 from . import modelfile, symmetry
+from .backend import empty, host, moved, namespace, on_device
 from .checks import FileError, InputError, varying
 from .masking import fill, keep_blind, validation_pixels
 from .ops.pad import crop, pad
@@ -22,7 +23,7 @@ from .ops.variation import kernel_continuity
 from .optim import Adam, MovingAverage
 from .physics import apply, to_dict
 from .prepare import allowed_turns, forward_model, losses_for, margin_of, network_for, units_of
-from .random import Stream, integers
+from .random import Stream, pick
 from .tape import Tape
 from .unet import parameter, unet
 
@@ -43,26 +44,29 @@ class Training:
             side = min(*y.shape[3:], recipe.crop)
             y = y[..., :side, :side]
         model.units = offset, scale = units_of(y, recipe.normalise)
-        self.y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
+        y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
+        self.mean = float(y.mean())  # on the CPU, whose sum it is on every device
+        self.y = on_device(y, model.device)
         self.g = forward_model(model.physics, recipe, self.y, offset, scale)
         if recipe.turns:
             model.turns = allowed_turns(model.physics)
         self.losses = losses_for(model.physics, recipe, self.y)
         self.margin = margin_of(model.physics, recipe, self.y.shape[2:])
-        self.mean = float(self.y.mean())
-        self.validation = validation_pixels(self.y.shape, recipe.validation, self.seed)
+        self.validation = validation_pixels(self.y.shape, recipe.validation, self.seed, like=self.y)
 
         model.net = self.net = network_for(self.y)
-        self.parameters = self.net.initial_parameters(self.seed)
-        self.statistics = self.net.initial_statistics()
-        self.batch_statistics = self.net.initial_statistics()
+        self.parameters = self.net.initial_parameters(self.seed, like=self.y)
+        self.statistics = self.net.initial_statistics(like=self.y)
+        self.batch_statistics = self.net.initial_statistics(like=self.y)
         self.optimiser = Adam(
             self.net.size, np.float32, lr=recipe.lr, l1=recipe.l1, l2=recipe.l2,
-            noise=recipe.weight_noise, seed=self.seed,
+            noise=recipe.weight_noise, seed=self.seed, like=self.y,
         )  # fmt: skip
         self.average = None
         if recipe.average:
-            self.average = MovingAverage(self.net.size, np.float32, decay=recipe.average)
+            self.average = MovingAverage(
+                self.net.size, np.float32, decay=recipe.average, like=self.y
+            )
         self.schedule_state = recipe.schedule.start()
         self.best = {"validation": np.inf, "step": -1, "parameters": self.parameters.copy(),
                      "statistics": self.statistics.copy()}  # fmt: skip
@@ -110,14 +114,14 @@ class Training:
         that of the others, they get theirs first.
         """
         recipe, seed, turns = self.recipe, self.seed, self.model.turns
-        turn = turns[int(integers((1,), len(turns), seed, Stream.TURN, step)[0])]
+        turn = turns[pick(len(turns), seed, Stream.TURN, step)]
         y, validation = (symmetry.turn(array, turn) for array in (self.y, self.validation))
         noise = recipe.input_noise.level(step, self.steps) if recipe.input_noise else 0.0
         options = {"sigma": recipe.fill_sigma, "mean": self.mean, "noise": noise}
         alone = recipe.validation_fill or recipe.fill
         if recipe.mask is None:
             return y, fill(y, validation, alone, seed, step, **options), 1 - validation, validation
-        mask = recipe.mask.draw(y.shape, seed, step, self.steps)
+        mask = recipe.mask.draw(y.shape, seed, step, self.steps, like=y)
         hidden, counted = keep_blind(mask, validation)
         if alone == recipe.fill:
             return y, fill(y, hidden, alone, seed, step, **options), counted, validation
@@ -155,13 +159,15 @@ class Training:
         """Means and variances over the image with nothing hidden, in all its turns."""
         y, found = with_margin(self.y, self.margin), []
         for turn in self.model.turns:
-            batch = np.empty_like(self.statistics)
+            batch = empty(self.statistics.shape, self.statistics.dtype, like=y)
             unet(symmetry.turn(y, turn), parameters, net=self.net, batch_statistics=batch)
             found.append(batch)
-        mean, spread = np.mean(found, axis=0), np.var(found, axis=0)
+        found = namespace(y).stack(found)
+        mean, spread = found.mean(axis=0), found.var(axis=0)
         for place in self.net.statistics_layout.values():
-            means, variances = np.split(np.arange(place.start, place.stop), 2)
-            mean[variances] += spread[means]  # of the whole: within the turns, and between them
+            middle = (place.start + place.stop) // 2
+            # variances of the whole: within the turns, and between them
+            mean[middle : place.stop] += spread[place.start : middle]
         return mean
 
     def save(self, path):
@@ -191,8 +197,8 @@ class Training:
             if self.average:
                 self.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
             for name in ("parameters", "statistics"):
-                getattr(self, name)[...] = arrays[name]
-                self.best[name][...] = arrays[f"best_{name}"]
+                getattr(self, name)[...] = moved(arrays[name], self.y)
+                self.best[name][...] = moved(arrays[f"best_{name}"], self.y)
             validation, step = arrays["best"].tolist()
             self.best |= {"validation": validation, "step": int(step)}
             self.schedule_state = arrays["schedule"]
@@ -208,7 +214,7 @@ class Training:
             "seed": self.seed,
             "steps": self.steps,
             "physics": fingerprint(self.model.physics),
-            "image": f"{self.y.shape}, crc {zlib.crc32(self.y):08x}",
+            "image": f"{self.y.shape}, crc {zlib.crc32(host(self.y)):08x}",
         }
 
 

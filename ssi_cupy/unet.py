@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from . import random
-from .backend import empty, zeros
+from .backend import empty, namespace, zeros
 from .checks import InputError
 from .ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from .ops.norm import batch_affine, batch_norm_backward, moments_to_statistics
@@ -125,10 +125,10 @@ class UNet:
         """name → view of `vector` (`size`,) in the parameter's shape."""
         return {name: vector[s].reshape(shape) for name, (s, shape) in self.layout.items()}
 
-    def initial_parameters(self, seed, dtype=np.float32):
+    def initial_parameters(self, seed, dtype=np.float32, like=None):
         """Uniform in ±1/√(fan-in) for weights and biases, 1 and 0 for γ and β."""
-        vector = np.zeros(self.size, dtype)
-        uniform = random.uniform((self.size,), seed=seed, stream=random.Stream.WEIGHTS)
+        vector = zeros(self.size, dtype, like)
+        uniform = random.uniform((self.size,), seed=seed, stream=random.Stream.WEIGHTS, like=like)
         for name, (place, _) in self.layout.items():
             unit, kind = name.rsplit(".", 1)
             if kind == "gamma":
@@ -138,9 +138,10 @@ class UNet:
                 vector[place] = (2 * uniform[place] - 1) / np.sqrt(fan_in)
         return vector
 
-    def initial_statistics(self, dtype=np.float32):
+    def initial_statistics(self, dtype=np.float32, like=None):
         """Means of 0 and variances of 1."""
-        vector = np.zeros(sum(s.stop - s.start for s in self.statistics_layout.values()), dtype)
+        size = sum(s.stop - s.start for s in self.statistics_layout.values())
+        vector = zeros(size, dtype, like)
         for place in self.statistics_layout.values():
             vector[(place.start + place.stop) // 2 : place.stop] = 1
         return vector
@@ -253,7 +254,8 @@ class _Forward:
             mean, variance = moments_to_statistics(sums, bias, count)
             if self.batch_statistics is not None:
                 unbiased = variance * (count / max(count - 1, 1))
-                self.batch_statistics[place] = np.concatenate([mean, unbiased])
+                both = namespace(mean).concatenate([mean, unbiased])
+                self.batch_statistics[place] = both
         else:
             mean, variance = self.statistics[place].reshape(2, -1)
         gamma, beta = p[f"{name}.gamma"], p[f"{name}.beta"]

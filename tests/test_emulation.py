@@ -219,7 +219,7 @@ WRONG = {
     "off by one in an index": ("pivot(0)", "pivot(1)"),
     "off by one in shared memory": ("sums[threadIdx.x] =", "sums[threadIdx.x + 1] ="),
     "unwritten output": ("threadIdx.x < 2", "threadIdx.x < 1"),
-    "const array written": ("    __syncthreads();", "    __syncthreads();\n((real*)x.data)[3] = 0;"),
+    "const array written": ("__syncthreads();", "__syncthreads();\n((real*)x.data)[3] = 0;"),
 }
 
 

@@ -147,7 +147,7 @@ def test_normalised_psf_keeps_flux():
 
 def test_auto_takes_the_direct_way_for_small_psfs_only():
     def by_fft(size, shape):
-        return PSFConvolution(np.ones(size))._plan(shape, np.float32)[2] is not None
+        return PSFConvolution(np.ones(size))._make_plan(shape, np.float32)[2] is not None
 
     assert not by_fft((3, 3), (1, 512, 512)) and not by_fft((9, 9), (1, 256, 256))
     assert by_fft((33, 33), (1, 512, 512)) and by_fft((17, 17, 17), (32, 64, 64))

@@ -20,8 +20,8 @@ of any width and dimension, and register tiles run over pixels without minding w
 The copy also applies what the reader of a feature map must apply, see `README.md`: with
 ``affine = (scale, shift)`` the op reads relu(scale · x + shift) in place of x.
 
-The CUDA kernels cut the image otherwise, into tiles in shared memory, and need no list of distances;
-how many of their threads have which pixels is at the end of this file.
+The CUDA kernels cut the image otherwise, into tiles in shared memory, and need no list of
+distances; how many of their threads have which pixels is at the end of this file.
 """
 
 from __future__ import annotations
@@ -305,7 +305,8 @@ def _correlate(x, w, b, affine, moments):
     sums = zeros((parts if moments else 0, 2, outputs), np.float64, like=x)
     flat = plan.rows * (x.shape[-1] + w.shape[-1] - 1)
     conv_forward_kernel(
-        plan.bands * plan.groups, x, _affine(affine, x), packed, bias, placed(plan.taps, x), y, sums,
+        plan.bands * plan.groups,
+        x, _affine(affine, x), packed, bias, placed(plan.taps, x), y, sums,
         *plan.kernel_size, plan.rows, plan.groups, plan.tile,
         scratch=plan.image_scratch + OUTS * (flat + plan.tile),
     )  # fmt: skip

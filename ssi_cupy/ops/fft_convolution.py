@@ -47,22 +47,13 @@ fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
 
 
 def _filtered(x, transfer, conjugate=False):
-    """In place where scipy can: on fresh memory each pass would cost two."""
-    from scipy import fft
-
-    axes = [axis for axis in (-3, -2) if x.shape[axis] > 1]
-    workers = backend.num_threads()  # lines are shared out whole: the bits stay the same
-    spectrum = fft.rfft(x, workers=workers)
-    for axis in axes:
-        spectrum = fft.fft(spectrum, axis=axis, overwrite_x=True, workers=workers)
+    spectrum = backend.rfftn(x)
     if conjugate:  # s conj(h) = conj(conj(s) h)
         np.conjugate(spectrum, out=spectrum)
     spectrum *= transfer
     if conjugate:
         np.conjugate(spectrum, out=spectrum)
-    for axis in axes:
-        spectrum = fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
-    return fft.irfft(spectrum, n=x.shape[-1], overwrite_x=True, workers=workers)
+    return backend.irfftn(spectrum, x.shape[2:])
 
 
 def transfer_function(psf, shape, dtype):

@@ -1,10 +1,10 @@
 """Runs the text of `kernels/` on numpy arrays: the third back end, which needs no GPU.
 
 g++ compiles the file unchanged behind `emulation.h`; the arguments and the grid are those of the
-launch on a GPU, made by the same code (`ssi_cupy/cuda.py`). Every array that a kernel gets is a copy
-with a guard zone on either side. All of it is filled with bits that are NaN to a kernel that
-reads beyond an end, and what a kernel writes there is found afterwards; so is what it writes to
-an array that is declared const.
+launch on a GPU, made by the same code (`ssi_cupy/cuda.py`). Every array that a kernel gets is a
+copy with a guard zone on either side. These zones are filled with bits that are NaN to a kernel
+that reads beyond an end, and what a kernel writes there is found afterwards; so is what it writes
+to an array that is declared const.
 """
 
 from __future__ import annotations

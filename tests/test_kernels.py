@@ -1,0 +1,218 @@
+"""The CUDA text and its launcher: twins of the loops, arguments, compilation for every GPU."""
+
+import ctypes
+import importlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emulation import emulator
+from ssi_cupy import backend, cuda
+from ssi_cupy.checks import DeviceError
+from ssi_cupy.ops import pointwise, terms
+
+PACKAGE = Path(backend.__file__).parent
+
+
+def loops():
+    """Every CPU loop of the package, by file and name."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if not re.search(r"^@kernel", text, re.MULTILINE):
+            continue
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        module = importlib.import_module(".".join(("ssi_cupy", *parts)))
+        for value in vars(module).values():
+            if isinstance(value, backend.Kernel) and value.__module__ == module.__name__:
+                yield value
+
+
+LOOPS = {(loop.stem, loop.__name__): loop for loop in loops()}
+
+
+# ---- twins ------------------------------------------------------------------------------------
+
+
+def test_every_loop_has_a_kernel_and_every_kernel_a_loop():
+    kernels = {(stem, name) for stem in cuda.stems() for name in cuda.signatures(stem)}
+    assert kernels == set(LOOPS)
+
+
+@pytest.mark.parametrize("stem, name", sorted(LOOPS))
+def test_twins_have_the_same_arguments(stem, name):
+    parameters = list(inspect.signature(LOOPS[stem, name].loop).parameters)
+    assert parameters[:2] == ["start", "stop"]
+    theirs = [p.name for p in cuda.signatures(stem)[name]]
+    assert parameters[len(parameters) - len(theirs) :] == theirs
+    assert len(parameters) - len(theirs) in (2, 3)  # start, stop, and scratch where there is one
+
+
+def test_constants_are_those_of_the_loops():
+    assert f"BLOCK = {terms.BLOCK};" in cuda.text("terms")
+
+
+# ---- arguments --------------------------------------------------------------------------------
+
+
+def marshal(name, *args):
+    return cuda.arguments("pointwise", name, args, lambda a: a.ctypes.data)
+
+
+def test_arguments_are_structs_and_numbers_of_the_declared_types():
+    x, y = np.zeros((7,), np.float32), np.zeros((7,), np.float32)
+    types_, values = marshal("clamp_forward_kernel", x, 0, 1.5, y)
+    assert types_ == (("real", "float32"),)
+    assert [v.dtype.name for v in values[1:3]] == ["float32"] * 2 and values[2][0] == 1.5
+    assert values[0].nbytes == 16 and values[0]["data"][0] == x.ctypes.data
+    assert values[0]["shape"][0].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        ((np.zeros(4), np.zeros(4, np.float32)), "y must be float64, not float32"),
+        ((np.zeros(4, int), np.zeros(4, int)), "x must be float32 or float64, not int64"),
+        ((np.zeros((2, 2)), np.zeros(4)), "x must be 1-D, not 2-D"),
+        ((np.zeros(8)[::2], np.zeros(4)), "x must be C-contiguous"),
+        ((1.0, np.zeros(4)), "x must be an array, not float"),
+        ((np.zeros(4),), "expected 2 arguments, got 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(args, says):
+    with pytest.raises(TypeError, match=f"relu_forward_kernel: {says}"):
+        marshal("relu_forward_kernel", *args)
+
+
+def test_whole_numbers_are_not_rounded():
+    image, mask = np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2), np.uint8)
+    args = [image, mask, image, 1.5, 1, True, 0.0, 0, 0, 0]
+    with pytest.raises(TypeError, match="group is int64, not 1.5"):
+        cuda.arguments("masking", "fill_neighbour_kernel", args, lambda a: a.ctypes.data)
+
+
+# ---- the way through cupy ---------------------------------------------------------------------
+
+
+class FakeArray:
+    """As much of a cupy array as a launch looks at, around a numpy array."""
+
+    def __init__(self, array, device=0):
+        self.array, self.device = array, types.SimpleNamespace(id=device)
+        self.data = types.SimpleNamespace(ptr=array.ctypes.data)
+        for name in ("dtype", "shape", "ndim", "size", "flags", "strides"):
+            setattr(self, name, getattr(array, name))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A module that does what cupy does, with the emulator as its GPU; `built` is what it built."""
+    if emulator.compiler() is None:
+        pytest.skip("no C++ compiler was found")
+    fake = types.ModuleType("cupy")
+    fake.built = []
+
+    class RawModule:
+        def __init__(self, code, options):
+            fake.built.append((code, options))
+            self.library = emulator._library(code)
+
+        def get_function(self, name):
+            def run(grid, block, values, shared_mem=0):
+                assert all(isinstance(v, np.ndarray) and v.size == 1 for v in values)
+                pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+                sizes = emulator._three(grid), emulator._three(block)
+                how = emulator._Launch(*sizes, shared_mem, False, pointers)
+                launch = getattr(self.library, f"emulate_{name}")
+                launch.restype = ctypes.c_char_p
+                assert launch(ctypes.byref(how)) == b""
+
+            run.max_dynamic_shared_size_bytes = 48 << 10
+            return run
+
+    fake.ndarray, fake.RawModule = FakeArray, RawModule
+    fake.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(id=0))
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    for cached in (cuda._function, cuda._module):
+        cached.cache_clear()
+    yield fake
+    for cached in (cuda._function, cuda._module):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_kernel_on_cupy_arrays_is_compiled_once_and_launched(cupy, dtype):
+    x = np.random.default_rng(0).normal(size=1000).astype(dtype)
+    y = np.full_like(x, np.nan)
+    for _ in range(2):
+        pointwise.relu_forward_kernel(1000, FakeArray(x), FakeArray(y))
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    ((code, options),) = cupy.built
+    assert code.startswith(f"typedef {'float' if dtype == np.float32 else 'double'} real;\n")
+    assert "#include" not in code and "--fmad=false" in options
+
+
+def test_no_work_is_no_launch(cupy):
+    nothing = FakeArray(np.zeros(0))
+    pointwise.relu_forward_kernel(0, nothing, nothing)
+    assert not cupy.built
+
+
+def test_mixed_devices_raise(cupy):
+    here, there, other = np.zeros(4), FakeArray(np.zeros(4)), FakeArray(np.zeros(4), device=1)
+    for args in ((here, there), (there, here), (other, other), (there, other)):
+        with pytest.raises(DeviceError, match="arrays: "):
+            pointwise.relu_forward_kernel(4, *args)
+
+
+def test_the_device_asked_for_is_taken_or_what_is_missing_said(cupy, monkeypatch):
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def no_driver():
+        raise CUDARuntimeError("cudaErrorNoDevice")
+
+    runtime = types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1)
+    cupy.cuda.runtime = runtime
+    assert backend.resolve_device("cuda") == "cuda" and backend.resolve_device("auto") == "cpu"
+    array = FakeArray(np.zeros(2))
+    assert backend.resolve_device("auto", array) == "cuda"
+    with pytest.raises(DeviceError, match="^device: "):
+        backend.resolve_device("cpu", array)
+    runtime.getDeviceCount = no_driver
+    with pytest.raises(DeviceError, match="^device: .* a working driver .*cudaErrorNoDevice"):
+        backend.resolve_device("cuda")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError, match="^device: .* which needs cupy: pip install"):
+        backend.resolve_device("cuda")
+
+
+# ---- compilation ------------------------------------------------------------------------------
+
+ARCHITECTURES = (75, 80, 90, 100, 120)
+
+
+def compile_by_nvcc(text, architecture, folder):
+    file = folder / "kernel.cu"
+    file.write_text(text, encoding="utf-8")
+    command = ["nvcc", "-cubin", f"-arch=sm_{architecture}", *cuda.OPTIONS, "-Werror=all-warnings"]
+    command += ["-Xptxas", "-warn-spills", "-o", folder / "kernel.cubin", file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("stem", cuda.stems())
+def test_every_kernel_compiles_without_a_warning(stem, architecture, tmp_path):
+    if shutil.which("nvcc") is None:
+        pytest.skip("no compiler for CUDA was found: nvcc, of the CUDA toolkit")
+    for real in ("float32", "float64"):
+        text = cuda.source(stem, (("real", real), ("weight", real)))
+        status, said = compile_by_nvcc(text, architecture, tmp_path)
+        assert status == 0, said
