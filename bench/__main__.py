@@ -6,6 +6,7 @@ from importlib import import_module
 BENCHES = {
     "step": "one training step and one inference, in turns with PyTorch; peak memory",
     "start": "what an import costs; the first step, compiled and from the cache",
+    "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
     "roofline": "where a step spends its time, and how near each part is to the machine's limits",
     "table1": "the papers' tables: every method on the benchmark's images, beside their figures",
     "figures": "the papers' figures 3 and 4, from what table1 --keep has left",

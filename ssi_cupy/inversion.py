@@ -142,7 +142,7 @@ class SelfSupervisedInverse:
         if not is_cupy(image):
             restored, reblurred = host(restored), host(reblurred)
         self.seconds["infer"] = time.perf_counter() - start
-        shape = np.shape(image)
+        shape = getattr(image, "shape", None) or np.shape(image)
         return restored.reshape(shape), reblurred.reshape(shape)
 
     def save(self, path):

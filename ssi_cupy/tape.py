@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
-
 
 class Var:
     """A value on a tape. After `Tape.backward`, `grad` is the loss's gradient by this value.
@@ -68,8 +66,8 @@ class Tape:
             The gradient by `loss`, in its shape. One where not given.
         """
         if gradient is None:
-            if np.size(loss.value) != 1:
-                raise ValueError(f"loss: expected a scalar, got shape {np.shape(loss.value)}")
+            if getattr(loss.value, "size", 1) != 1:
+                raise ValueError(f"loss: expected a scalar, got shape {loss.value.shape}")
             gradient = loss.value * 0 + 1
         loss.grad = gradient
         while self._records:  # popped, so that what a record saved is freed as soon as it is used

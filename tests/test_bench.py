@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import kernels
 from ssi_cupy.backend import num_threads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,7 @@ def bench(*arguments):
 
 def test_all_benches_are_listed_and_explain_themselves():
     listed = bench()
-    for name in ("step", "start", "roofline"):
+    for name in ("step", "start", "roofline", "kernels"):
         assert f"\n  {name} " in listed
         assert "--out" in bench(name, "--help")
 
@@ -49,3 +50,11 @@ def test_roofline_finds_every_convolution(tmp_path):
     assert sum(p["calls"] for p in convolutions) >= 2 * 19 - 1  # forward, and to the inputs
     assert all(p["flops"] > 0 and p["bytes"] > 0 for p in convolutions)
     assert 0 < result["explained"] <= 1
+
+
+@pytest.mark.skipif(kernels.compiler() is None, reason=kernels.MISSING)
+def test_kernels_are_compiled_and_listed(tmp_path):
+    printed = bench("kernels", "--stems", "pool", "--architectures", 75, 90, "--out", tmp_path)
+    assert "max_pool_forward_kernel" in printed and "4 kernels, 0 of them spill" in printed
+    made = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
+    assert all(of["registers"]["90"] > 0 and of["spills"] == 0 for of in made)

@@ -4,8 +4,6 @@ import ctypes
 import importlib
 import inspect
 import re
-import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import kernels
 from emulation import emulator
 from ssi_cupy import backend, cuda
 from ssi_cupy.checks import DeviceError
@@ -195,24 +194,23 @@ def test_the_device_asked_for_is_taken_or_what_is_missing_said(cupy, monkeypatch
 
 # ---- compilation ------------------------------------------------------------------------------
 
-ARCHITECTURES = (75, 80, 90, 100, 120)
+needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason=kernels.MISSING)
 
 
-def compile_by_nvcc(text, architecture, folder):
-    file = folder / "kernel.cu"
-    file.write_text(text, encoding="utf-8")
-    command = ["nvcc", "-cubin", f"-arch=sm_{architecture}", *cuda.OPTIONS, "-Werror=all-warnings"]
-    command += ["-Xptxas", "-warn-spills", "-o", folder / "kernel.cubin", file]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@needs_compiler
+@pytest.mark.parametrize("architecture", kernels.ARCHITECTURES)
 @pytest.mark.parametrize("stem", cuda.stems())
-def test_every_kernel_compiles_without_a_warning(stem, architecture, tmp_path):
-    if shutil.which("nvcc") is None:
-        pytest.skip("no compiler for CUDA was found: nvcc, of the CUDA toolkit")
-    for real in ("float32", "float64"):
-        text = cuda.source(stem, (("real", real), ("weight", real)))
-        status, said = compile_by_nvcc(text, architecture, tmp_path)
-        assert status == 0, said
+def test_every_kernel_compiles_without_a_warning_or_a_spill(stem, architecture):
+    for real in kernels.REALS:
+        found = kernels.compiled(stem, real, architecture)
+        assert set(found) == set(cuda.signatures(stem))
+        assert not any(of["spills"] for of in found.values())
+
+
+@needs_compiler
+@pytest.mark.parametrize("text", ["int unused;", "return x;"])
+def test_a_warning_is_an_error(text, monkeypatch):
+    kernel = 'extern "C" __global__ void relu_forward_kernel() { %s }'
+    monkeypatch.setattr(cuda, "text", lambda stem: kernel % text)
+    with pytest.raises(RuntimeError, match="pointwise.cu, float32, sm_90"):
+        kernels.compiled("pointwise", "float32", 90)
