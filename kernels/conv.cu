@@ -7,6 +7,7 @@
 #include "tiles.cuh"
 
 constexpr int OUTS = 8;  // output channels that a thread sums at once: the blocks of `w`
+constexpr int RESIDENT = sizeof(real) == 4 ? 2 : 1;  // blocks whose registers fit a processor
 
 // ---- forward ----------------------------------------------------------------------------------
 //
@@ -77,7 +78,7 @@ __device__ inline void store_four(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) conv_forward_kernel(
+extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
     Array<const real, 5> x, Array<const real, 2> affine, Array<const real, 3> w,
     Array<const real, 1> b, Array<const int64, 1> taps, Array<real, 5> y, Array<float64, 3> sums,
     int64 kz, int64 ky, int64 kx, int64 rows, int64 groups, int64 tile

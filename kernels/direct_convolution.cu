@@ -7,7 +7,7 @@
 // four of them; of each plane of x that they reach, the part that is needed is in shared memory,
 // and so are the lines of the PSF. `weights` is [kz][ky + 7][kx][8], of which the first of the 8
 // is the PSF.
-extern "C" __global__ void __launch_bounds__(256) direct_convolution_kernel(
+extern "C" __global__ void __launch_bounds__(256, 2) direct_convolution_kernel(
     Array<const real, 4> x, Array<const int64, 1> taps, Array<const real, 1> weights,
     Array<real, 4> y, int64 pixels
 ) {
