@@ -101,6 +101,8 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
     const int64 y0 = blockIdx.x / tiles_x * blockDim.y;
     const int64 x0 = blockIdx.x % tiles_x * blockDim.x * PIXELS;
     const int64 n = blockIdx.z / y.shape[2], z = blockIdx.z % y.shape[2];
+    const int64 line = y0 + threadIdx.y, column = x0 + threadIdx.x * PIXELS;
+    const bool inside = line < y.shape[3] && column < y.shape[4];
     const real* const filters = &w(blockIdx.y, 0, 0);
 
     real acc[OUTS][PIXELS] = {};
@@ -112,16 +114,15 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
         for (int i = thread; i < here * filter / 4; i += threads)
             reinterpret_cast<Four*>(weights)[i] = from[i];
         __syncthreads();
-        for (int plane = slice; plane < here; plane += slices)
+        for (int plane = slice; inside && plane < here; plane += slices)
             for (int dy = 0; dy < ky; ++dy) {
-                const int line = plane * tall + int(threadIdx.y) + dy;
-                add_row(acc, shared + line * length + threadIdx.x * PIXELS,
+                const int row = plane * tall + int(threadIdx.y) + dy;
+                add_row(acc, shared + row * length + threadIdx.x * PIXELS,
                         weights + (plane * int(ky) + dy) * int(kx) * OUTS, int(kx));
             }
         __syncthreads();
     }
 
-    const int64 line = y0 + threadIdx.y, column = x0 + threadIdx.x * PIXELS;
 #pragma unroll
     for (int half = 0; half < OUTS; half += 4) {
         if (slices > 1) {  // [slice][output][pixel][thread], so that a warp reads side by side
@@ -245,6 +246,7 @@ __device__ inline void gather_taps(
 #pragma unroll 1
                 for (int at = lane * PIXELS; at < TILE_Y * TILE_X; at += 32 * PIXELS) {
                     const int line = at / TILE_X, column = at % TILE_X;
+                    if (y0 + line >= bottom || x0 + column >= width) continue;
                     add_products<TAPS>(acc, mine + line * length + column, shared + at);
                 }
             }

@@ -24,7 +24,7 @@ from .checks import DeviceError
 THREADS = 256  # of a block, unless a kernel decides for itself. A multiple of 32
 OPEN = {"real": ("float32", "float64"), "weight": ("uint8", "float32", "float64")}
 C_TYPES = {"float32": "float", "float64": "double", "uint8": "unsigned char"}
-OPTIONS = ("--std=c++17", "--fmad=false")
+OPTIONS = ("-std=c++17", "--fmad=false")
 
 
 # ---- text -------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def launch(kernel, n, args):
     function = _function(kernel.stem, kernel.__name__, types, device)
     if shared > function.max_dynamic_shared_size_bytes:
         function.max_dynamic_shared_size_bytes = shared
-    function(grid, block, values, shared_mem=shared)
+    function(grid, block, tuple(values), shared_mem=shared)
 
 
 @functools.cache

@@ -13,8 +13,10 @@ import pytest
 from cases import CASES
 from emulation import emulator
 from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
-from ssi_cupy import backend, cuda, masking, optim, random
+from ssi_cupy import backend, cuda, masking, optim, random, recipes
+from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.ops import conv
+from ssi_cupy.physics import PSFConvolution
 from ssi_cupy.unet import UNet, unet
 from test_ops import relative, run
 
@@ -120,6 +122,27 @@ def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkey
         got = once()
     for ours, theirs in zip(got, expected, strict=True):
         assert relative(ours, theirs) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    "recipe, threads, backwards", [(recipes.SSI, 64, True), (recipes.DEFAULT, 256, False)]
+)
+def test_a_training_goes_the_same_way(recipe, threads, backwards):
+    """The whole corridor: masks, network, blur, losses, gradients, weights."""
+    rng = np.random.default_rng(0)
+    image = rng.random((16, 19), np.float32)
+    physics = PSFConvolution(rng.uniform(size=(3, 4)))
+
+    def train():
+        model = SelfSupervisedInverse(physics, recipe, rng=3)
+        model.fit(image, steps=2, progress=False)
+        return [step["loss"] for step in model.history], model.predict(image)
+
+    losses, restored = train()
+    with emulated(threads, backwards):
+        losses2, restored2 = train()
+    np.testing.assert_allclose(losses2, losses, rtol=1e-4)
+    assert relative(restored2, restored) <= 1e-2  # weights move by signs of gradients at first
 
 
 # ---- random numbers, masks, weights -------------------------------------------------------------

@@ -26,7 +26,7 @@ from ssi_cupy import cuda
 GUARD = 256  # bytes on either side of an array
 POISON = 0xFF  # of all bytes: NaN in floating point
 HEADER = Path(__file__).with_name("emulation.h")
-FLAGS = "-std=c++17 -O2 -march=native -ffp-contract=off -fPIC -shared -Wall -Wextra -Werror".split()
+FLAGS = "-std=c++17 -O3 -march=native -ffp-contract=off -fPIC -shared -Wall -Wextra -Werror".split()
 FLAGS += "-Wno-unused-parameter -Wno-unused-function -Wno-unknown-pragmas".split()
 
 
