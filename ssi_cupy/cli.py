@@ -1,6 +1,7 @@
 """The command line: ``python -m ssi_cupy``, and the console script ``ssi-cupy``.
 
-Exit status: 0 done, 2 bad input (one line on stderr says which), 130 interrupted.
+Exit status: 0 done, 1 the device that `doctor` was asked about does not work, 2 bad input (one line
+on stderr says which), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main(argv=None):
     """
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except InputError as error:
         name = TYPED.get(error.argument, error.argument)
         return _say(f"error: {name}: expected {error.expected}, got {error.got}", 2)
@@ -42,7 +43,6 @@ def main(argv=None):
         if checkpoint and Path(checkpoint).exists():
             return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
         return _say("interrupted; nothing was written", 130)
-    return 0
 
 
 def _say(message, status):
@@ -123,6 +123,12 @@ def _demo(args):
 
     options = {"device": args.device, "num_iter": args.steps, "progress": args.progress}
     demo.run(args.out, rng=args.seed, **options)
+
+
+def _doctor(args):
+    from . import doctor
+
+    return doctor.main(args.device)
 
 
 # ---- what the arguments mean ----------------------------------------------------------------
@@ -241,4 +247,7 @@ def _parser():
 
     add = command("demo", _demo, "Restore a micrograph and compare with Richardson-Lucy.", training)
     add("--out", required=True, metavar="DIR", help="folder for the picture and the report")
+
+    add = command("doctor", _doctor, "Say what this machine has, what is missing, how to get it.")
+    add("--device", default="auto", metavar="NAME", help="must work for exit status 0: cpu, cuda")
     return parser

@@ -36,6 +36,7 @@ def folder():
     return here / "kernels" if (here / "kernels").is_dir() else here.parent / "kernels"
 
 
+@functools.cache
 def stems():
     """The names of all kernel files."""
     return sorted(path.stem for path in folder().glob("*.cu"))
@@ -238,6 +239,25 @@ def missing():
     return "an NVIDIA GPU that this process may see (CUDA_VISIBLE_DEVICES?)"
 
 
+def described():
+    """The current device, its memory, and the versions around it, in lines. For `doctor`."""
+    import cupy
+
+    device = cupy.cuda.Device()
+    properties = cupy.cuda.runtime.getDeviceProperties(device.id)
+    free, total = (size / 2**30 for size in device.mem_info)
+    capability = f"{properties['major']}.{properties['minor']}"
+    versions = [cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()]
+    driver, runtime = (f"{v // 1000}.{v % 1000 // 10}" for v in versions)
+    compiler = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
+    return [
+        f"{properties['name'].decode()}, compute capability {capability}",
+        f"memory: {free:.1f} GiB free of {total:.1f}",
+        f"cupy {cupy.__version__}, CUDA {runtime}, compiler NVRTC {compiler}, "
+        f"driver for CUDA up to {driver}",
+    ]
+
+
 def upload(array):
     """A copy of a numpy array on the current device."""
     import cupy
@@ -256,6 +276,9 @@ def launch(kernel, n, args):
     """Run a `backend.Kernel` on cupy arrays, on the current device and stream."""
     import cupy
 
+    if kernel.stem not in stems() or kernel.__name__ not in signatures(kernel.stem):
+        got = f"cupy arrays, but {kernel.__name__} has no CUDA twin"
+        raise DeviceError("device", "'cpu'", got)
     device = cupy.cuda.Device().id
     for array in args:
         if isinstance(array, cupy.ndarray) and array.device.id != device:

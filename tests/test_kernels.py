@@ -170,6 +170,15 @@ def test_mixed_devices_raise(cupy):
             pointwise.relu_forward_kernel(4, *args)
 
 
+def test_a_loop_without_a_twin_says_so(cupy):
+    @backend.kernel
+    def lonely_kernel(start, stop, x):
+        pass
+
+    with pytest.raises(DeviceError, match="^device: .*lonely_kernel has no CUDA twin"):
+        lonely_kernel(4, FakeArray(np.zeros(4)))
+
+
 def test_the_device_asked_for_is_taken_or_what_is_missing_said(cupy, monkeypatch):
     class CUDARuntimeError(RuntimeError):
         pass
