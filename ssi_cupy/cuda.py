@@ -62,7 +62,8 @@ def text(stem):
             if line != "#pragma once"
         )
 
-    return expand(f"{stem}.cu") + "\n"
+    # signs in comments that not every system can write to a file, as compilers do in between
+    return expand(f"{stem}.cu").encode("ascii", "replace").decode() + "\n"
 
 
 def source(stem, types):
@@ -234,7 +235,7 @@ def missing():
     try:
         if cupy.cuda.runtime.getDeviceCount():
             return None
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+    except Exception as error:  # of the driver, or of libraries that cupy does not find
         return f"a working driver and an NVIDIA GPU ({error})"
     return "an NVIDIA GPU that this process may see (CUDA_VISIBLE_DEVICES?)"
 

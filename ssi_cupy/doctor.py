@@ -40,7 +40,10 @@ def examine(device="auto"):
     if missing:
         lines.append(f"cuda: cannot be used; it needs {missing}")
     else:
-        described = cuda.described()
+        try:
+            described = cuda.described()
+        except Exception as error:
+            described = [f"cuda: cannot be described: {type(error).__name__}: {error}"]
         lines += described
         works["cuda"] = _tried("cuda", lines, described[0])
     asked = "cpu" if device == "auto" else device
