@@ -1,8 +1,9 @@
 // The words of CUDA C++ in plain C++, so that a kernel file runs, unchanged, on a CPU.
 //
 // Each CUDA thread of a block is a coroutine with a stack of its own; a barrier or a shuffle is a
-// yield. Blocks run one after the other. Threads run in a given order, forwards or backwards: a
-// kernel that lacks a barrier gives different results in the two. What is wrong is noted in
+// yield. Blocks run one after the other, and so do the warps of a block, each as far as it gets,
+// forwards or backwards: a kernel that lacks a barrier gives wrong results in one of the two, as
+// a warp then is ahead of another by as much as it can be. What is wrong is noted in
 // `complaint`, the first of all: a barrier that some threads do not reach, an index outside its
 // array, shared memory written beyond its end. Shared memory is filled with NaN before each block.
 
@@ -135,27 +136,37 @@ static void place(int thread) {
     threadIdx.z = thread / blockDim.x / blockDim.y;
 }
 
-// Lets a warp go on whose lanes all wait in the same shuffle.
-static bool release_shuffles() {
+// Lets the lanes of a warp go on that all wait in the same shuffle.
+static bool release_shuffles(int warp, int lanes) {
     bool released = false;
-    for (int warp = 0; warp < count; warp += 32) {
-        const int lanes = count - warp < 32 ? count - warp : 32;
-        for (int lane = 0; lane < lanes; ++lane) {
-            Thread& first = threads[warp + lane];
-            if (first.state != IN_SHUFFLE) continue;
-            bool all = true;
-            for (int other = 0; other < lanes; ++other)
-                if (first.mask >> other & 1) {
-                    const Thread& t = threads[warp + other];
-                    all = all && t.state == IN_SHUFFLE && t.line == first.line;
-                }
-            if (!all) continue;
-            for (int other = 0; other < lanes; ++other)
-                if (first.mask >> other & 1) threads[warp + other].state = READY;
-            released = true;
-        }
+    for (int lane = 0; lane < lanes; ++lane) {
+        Thread& first = threads[warp + lane];
+        if (first.state != IN_SHUFFLE) continue;
+        bool all = true;
+        for (int other = 0; other < lanes; ++other)
+            if (first.mask >> other & 1) {
+                const Thread& t = threads[warp + other];
+                all = all && t.state == IN_SHUFFLE && t.line == first.line;
+            }
+        if (!all) continue;
+        for (int other = 0; other < lanes; ++other)
+            if (first.mask >> other & 1) threads[warp + other].state = READY;
+        released = true;
     }
     return released;
+}
+
+// Runs a warp until all of its threads wait for others, or are done.
+static void run_warp(int warp, bool backwards) {
+    const int lanes = count - warp < 32 ? count - warp : 32;
+    do
+        for (int i = 0; i < lanes; ++i) {
+            const int thread = warp + (backwards ? lanes - 1 - i : i);
+            if (threads[thread].state != READY) continue;
+            place(thread);
+            exchange(scheduler, threads[thread].coroutine);
+        }
+    while (release_shuffles(warp, lanes));
 }
 
 static void run_block(bool backwards) {
@@ -165,13 +176,8 @@ static void run_block(bool backwards) {
         threads[i].coroutine.start(stacks + i * STACK, STACK, run_thread);
     }
     while (true) {
-        for (int i = 0; i < count; ++i) {
-            const int thread = backwards ? count - 1 - i : i;
-            if (threads[thread].state != READY) continue;
-            place(thread);
-            exchange(scheduler, threads[thread].coroutine);
-        }
-        if (release_shuffles()) continue;
+        const int warps = (count + 31) / 32;
+        for (int i = 0; i < warps; ++i) run_warp(32 * (backwards ? warps - 1 - i : i), backwards);
         int waiting = 0, done = 0;
         for (int i = 0; i < count; ++i) {
             waiting += threads[i].state == AT_BARRIER && threads[i].line == threads[0].line;
