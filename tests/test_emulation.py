@@ -6,6 +6,8 @@ show that it finds what it is there to find.
 """
 
 import contextlib
+import itertools
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
 from ssi_cupy import backend, cuda, masking, optim, random, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.ops import conv
+from ssi_cupy.ops.direct_convolution import direct_convolution_forward
+from ssi_cupy.ops.norm import batch_statistics
 from ssi_cupy.physics import PSFConvolution
 from ssi_cupy.unet import UNet, unet
 from test_ops import relative, run
@@ -274,3 +278,60 @@ def test_a_broken_kernel_is_caught(fault):
     except EmulationError:
         return
     assert not np.allclose(results, total, rtol=1e-12)
+
+
+def probe_conv():
+    rng = np.random.default_rng(0)
+    x, gy = rng.normal(size=(1, 11, 1, 21, 75)), rng.normal(size=(1, 9, 1, 21, 75))
+    w, b = rng.normal(size=(9, 11, 1, 3, 3)), rng.normal(size=9)
+    y, (saved, sums) = conv.conv_forward(x, w, b, moments=True)
+    return y, sums, *conv.conv_backward(gy, saved)
+
+
+def probe_direct_convolution():
+    rng = np.random.default_rng(0)
+    x, psf = rng.normal(size=(1, 1, 4, 20, 80)), rng.random((3, 4, 5))
+    return direct_convolution_forward(x, psf)[:1]
+
+
+def probe_norm():
+    x = np.random.default_rng(0).normal(size=(2, 3, 1, 31, 33))
+    return (np.stack(batch_statistics(x)),)
+
+
+BARRIERS = [
+    (probe, number)
+    for probe, file, count in (
+        (probe_conv, "conv.cu", 8),
+        (probe_direct_convolution, "direct_convolution.cu", 2),
+        (probe_norm, "common.cuh", 2),
+    )
+    for number in range(count)
+]
+
+
+def test_all_barriers_are_probed():
+    found = sum((cuda.folder() / f).read_text().count("__syncthreads();")
+                for f in ("conv.cu", "direct_convolution.cu", "common.cuh"))  # fmt: skip
+    everywhere = sum(f.read_text().count("__syncthreads();") for f in cuda.folder().glob("*.cu*"))
+    assert found == everywhere == len(BARRIERS)
+
+
+@pytest.mark.parametrize(
+    "probe, number", BARRIERS, ids=[f"{probe.__name__}-{number}" for probe, number in BARRIERS]
+)
+def test_every_barrier_is_needed_and_its_lack_is_seen(probe, number, monkeypatch):
+    stem = probe.__name__.removeprefix("probe_")
+    whole = cuda.text(stem)
+    before = 0 if stem == "norm" else 2  # those of common.cuh come first
+    at = [match.start() for match in re.finditer(r"__syncthreads\(\);", whole)][before + number]
+    without = whole[:at] + whole[at:].replace("__syncthreads();", "", 1)
+    expected = probe()
+    monkeypatch.setattr(cuda, "text", {stem: without, "pad": cuda.text("pad")}.__getitem__)
+    for enough, backwards in itertools.product((1, 10**9), (False, True)):
+        monkeypatch.setattr(conv, "ENOUGH", enough)
+        with emulated(64, backwards):
+            got = probe()
+        if not all(relative(a, b) <= 1e-10 for a, b in zip(got, expected, strict=True)):
+            return
+    pytest.fail("no run shows that this barrier is missing")
