@@ -62,8 +62,8 @@ def text(stem):
             if line != "#pragma once"
         )
 
-    # signs in comments that not every system can write to a file, as compilers do in between
-    return expand(f"{stem}.cu").encode("ascii", "replace").decode() + "\n"
+    # Not every system can write all signs of the comments to a file, as compilers do in between.
+    return re.sub(r"[^\x00-\x7f]", "~", expand(f"{stem}.cu")) + "\n"
 
 
 def source(stem, types):
