@@ -1,17 +1,14 @@
 """The corridor end to end: gradients, blindness, determinism, units, files, interruptions."""
 
 import dataclasses
-import json
-import os
-import pickle
-import signal
 import threading
 
 import numpy as np
 import pytest
 
+from corridor import PSF, SMALL, Shading, picture, trained
 from ssi_cupy import backend, physics, recipes
-from ssi_cupy.checks import FileError, InputError
+from ssi_cupy.checks import InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.losses import Losses
 from ssi_cupy.masking import StratifiedMask, keep_blind, validation_pixels
@@ -20,25 +17,6 @@ from ssi_cupy.prepare import forward_model
 from ssi_cupy.tape import Tape
 from ssi_cupy.training import Training
 from ssi_cupy.unet import UNet, parameter, unet, unet_forward
-
-PSF = np.random.default_rng(0).random((3, 4))  # asymmetric, odd and even
-SMALL = {"steps": 3, "progress": False}
-
-
-def picture(shape=(24, 20), seed=1):
-    """Blobs on a dark ground, noisy."""
-    from scipy.ndimage import gaussian_filter
-
-    rng = np.random.default_rng(seed)
-    image = gaussian_filter(rng.random(shape), 1.5)
-    image = (image - image.min()) / np.ptp(image)
-    return (image + 0.05 * rng.normal(size=shape)).astype(np.float32)
-
-
-def trained(image=None, recipe=recipes.DEFAULT, g=None, **options):
-    model = SelfSupervisedInverse(g or physics.PSFConvolution(PSF), recipe, rng=4)
-    return model.fit(picture() if image is None else image, **SMALL | options)
-
 
 # ---- gradients --------------------------------------------------------------------------------
 
@@ -214,19 +192,6 @@ def test_units_do_not_matter():
     np.testing.assert_allclose(scaled, 512 * plain + 64, rtol=0, atol=0.02 * 512)
 
 
-class Shading:
-    """A linear model that is neither a blur nor the identity, and keeps no constant."""
-
-    def __init__(self, shape):
-        self.field = np.linspace(0.5, 1.5, shape[-1], dtype=np.float32)
-
-    def forward(self, x):
-        return x * self.field
-
-    def adjoint(self, y):
-        return y * self.field
-
-
 class Saturation:
     """A model that is not linear: it has a backward in place of an adjoint."""
 
@@ -334,162 +299,6 @@ def test_three_dimensions():
     model = trained(volume, g=physics.PSFConvolution(np.random.default_rng(1).random((3, 4, 3))))
     assert model.net.ndim == 3
     assert model.predict(volume).shape == volume.shape
-
-
-# ---- files ------------------------------------------------------------------------------------
-
-
-def test_save_load_predict_gives_the_same_bits(tmp_path):
-    model = trained()
-    model.save(tmp_path / "m.npz")
-    again = SelfSupervisedInverse.load(tmp_path / "m.npz")
-    np.testing.assert_array_equal(again.predict(picture()), model.predict(picture()))
-    np.testing.assert_array_equal(again.reblur(picture()), model.reblur(picture()))
-    assert again.recipe == model.recipe and again.net == model.net
-
-
-def test_a_users_own_physics_is_given_again(tmp_path):
-    g = Shading((24, 20))
-    model = trained(g=g)
-    model.save(tmp_path / "m.npz")
-    with pytest.raises(InputError, match="^physics: "):
-        SelfSupervisedInverse.load(tmp_path / "m.npz")
-    again = SelfSupervisedInverse.load(tmp_path / "m.npz", physics=g)
-    np.testing.assert_array_equal(again.predict(picture()), model.predict(picture()))
-
-
-def damaged(path, kind):
-    """A model file that is broken in one way."""
-    trained().save(path)
-    with np.load(path) as npz:
-        arrays = dict(npz)
-    header = json.loads(str(arrays["header"]))
-    if kind == "another version":
-        arrays["header"] = np.array(json.dumps(header | {"version": 99}))
-    elif kind == "another kind":
-        arrays["header"] = np.array(json.dumps(header | {"kind": "ssi_cupy checkpoint"}))
-    elif kind == "without parameters":
-        del arrays["parameters"]
-    elif kind == "with a pickle":
-        arrays["parameters"] = np.array([print], dtype=object)
-    elif kind == "short":
-        arrays["parameters"] = arrays["parameters"][:-1]
-    np.savez(path, **arrays)
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "a pickle":
-        path.write_bytes(pickle.dumps({"parameters": 1}))
-    elif kind == "missing":
-        path.unlink()
-
-
-@pytest.mark.parametrize(
-    "kind",
-    ["another version", "another kind", "without parameters", "with a pickle", "short",
-     "truncated", "a pickle", "missing"],
-)  # fmt: skip
-def test_a_damaged_model_file_is_refused(tmp_path, kind):
-    damaged(tmp_path / "m.npz", kind)
-    with pytest.raises(FileError, match="^path: expected"):
-        SelfSupervisedInverse.load(tmp_path / "m.npz")
-
-
-# ---- checkpoints and Ctrl-C ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", recipes.names())
-def test_resuming_gives_the_same_bits(tmp_path, name):
-    recipe = dataclasses.replace(recipes.get(name), average=0.9)
-    unbroken = trained(recipe=recipe, steps=6)
-    file = tmp_path / "c.npz"
-    trained(recipe=recipe, steps=6, checkpoint=file, callback=lambda r: r["step"] == 2)
-    resumed = trained(recipe=recipe, steps=6, resume=file)
-    np.testing.assert_array_equal(resumed.parameters, unbroken.parameters)
-    np.testing.assert_array_equal(resumed.statistics, unbroken.statistics)
-    assert resumed.history == unbroken.history
-
-
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
-def test_ctrl_c_ends_after_the_step_and_keeps_a_checkpoint(tmp_path):
-    unbroken, file = trained(steps=6), tmp_path / "c.npz"
-
-    def interrupt(report):
-        if report["step"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        trained(steps=6, checkpoint=file, callback=interrupt)
-    assert signal.getsignal(signal.SIGINT) is before
-    resumed = trained(steps=6, resume=file)
-    np.testing.assert_array_equal(resumed.parameters, unbroken.parameters)
-
-
-@pytest.mark.parametrize(
-    "change, complaint",
-    [
-        ({"image": picture(seed=9)}, "same image"),
-        ({"steps": 7}, "same steps"),
-        ({"recipe": recipes.SSI}, "same recipe"),
-        ({"g": physics.PSFConvolution(PSF[::-1])}, "same physics"),
-    ],
-)
-def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, complaint):
-    trained(checkpoint=tmp_path / "c.npz")
-    with pytest.raises(FileError, match=f"^resume: .*{complaint}"):
-        trained(**{"resume": tmp_path / "c.npz"} | change)
-
-
-# ---- bad input --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "named, options",
-    [
-        ("steps", {"steps": 0}),
-        ("steps", {"steps": -5}),
-        ("steps", {"steps": 2.5}),
-        ("image", {"image": np.zeros((24, 24), bool)}),
-        ("image", {"image": np.full((24, 24), 3.0)}),
-        ("image", {"image": np.ones((2, 2, 24, 24))}),
-        ("image", {"image": picture((24, 15))}),
-        ("checkpoint", {"checkpoint": "no/such/folder/c.npz"}),
-        ("resume", {"resume": "no-such-file.npz"}),
-        ("recipe", {"recipe": "best"}),
-        ("physics", {"g": object()}),
-    ],
-)
-def test_bad_input_is_named(named, options):
-    with pytest.raises(InputError, match=f"^{named}: expected .*, got "):
-        trained(**options)
-
-
-@pytest.mark.parametrize(
-    "named, fields",
-    [
-        ("steps", {"steps": 0}),
-        ("fill", {"fill": "white"}),
-        ("validation", {"validation": 1.5}),
-        ("validation", {"validation": 0.0, "keep_best": True}),
-        ("lr", {"lr": -1.0}),
-    ],
-)
-def test_a_bad_recipe_is_named(named, fields):
-    with pytest.raises(InputError, match=f"^{named}: "):
-        dataclasses.replace(recipes.DEFAULT, **fields)
-
-
-@pytest.mark.parametrize("rng", [-1, 2.5, "seed", True])
-def test_bad_seed_is_named(rng):
-    with pytest.raises(InputError, match="^rng: "):
-        SelfSupervisedInverse(physics.Identity(), rng=rng)
-
-
-def test_an_untrained_model_says_so(tmp_path):
-    model = SelfSupervisedInverse(physics.Identity())
-    for use in (lambda: model.predict(picture()), lambda: model.save(tmp_path / "m.npz")):
-        with pytest.raises(InputError, match="^model: .*fit"):
-            use()
 
 
 def test_inference_is_the_network_with_running_statistics():
