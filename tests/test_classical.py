@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssi_cupy import classical
 from ssi_cupy.checks import InputError
 from ssi_cupy.classical import (
     radial_power_spectrum,
@@ -295,3 +296,25 @@ def test_richardson_lucy_reaches_the_published_psnr(num_iter):
         table = {(row["image"], row["method"]): row for row in csv.DictReader(file)}
     row = table[name, f"richardson_lucy_{num_iter}"]
     assert -20 * np.log10(rms(truth - restored)) == pytest.approx(float(row["psnr"]), abs=1e-3)
+
+
+# ---- scikit-image's -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method, arguments, options",
+    [("richardson_lucy", {"num_iter": 4}, {}), ("wiener", {"balance": 0.1}, {"pad": 0})],
+)
+def test_agrees_with_scikit_image_away_from_the_border(method, arguments, options):
+    """It fills with zeros outside, we reflect: inside, where no border reaches, the same."""
+    from scipy.ndimage import gaussian_filter
+
+    restoration = pytest.importorskip("skimage.restoration")
+    rng = np.random.default_rng(0)
+    image = gaussian_filter(rng.random((128, 120)), 2) + 0.1
+    kernel = rng.random((5, 3))
+    kernel /= kernel.sum()
+    theirs = getattr(restoration, method)(image, kernel, clip=False, **arguments)
+    ours = getattr(classical, method)(image, kernel, **arguments, **options)
+    inside = (slice(30, -30),) * 2
+    np.testing.assert_allclose(ours[inside], theirs[inside], rtol=0, atol=1e-6)
