@@ -1,6 +1,13 @@
 """What the training minimises: a named, weighted sum of terms.
 
 The terms themselves, with their equations, are in `ops/terms.py` and `ops/variation.py`.
+
+References
+----------
+.. [1] M. Papkov, K. Palo, L. Parts, "Self-supervised single-image deconvolution with Siamese
+   neural networks" (2023), Eq. 1: the first six terms.
+.. [2] A. Goncharova, A. Honigmann, F. Jug, A. Krull, "Improving blind spot denoising for
+   microscopy" (2020), Eq. 5: positivity.
 """
 
 from __future__ import annotations
@@ -10,28 +17,42 @@ from dataclasses import dataclass, fields
 from .checks import InputError, choice, number
 from .ops import terms, variation
 
+WEIGHTS = (
+    "blind_spot", "reconstruction", "invariance", "invariance_blurred", "bound", "bound_blurred",
+    "positivity", "tv",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Losses:
     """The weights of the terms, and their settings. A term of weight 0 is not computed.
 
-    With y the target, x = f(m(y)) the network's output and g(x) the prediction::
+    The network f is applied to the target y with some pixels hidden: x_m = f(m(y)), its masked
+    pass; and, where a term asks for it, to y as it is: x = f(y), its whole pass (without, x is
+    x_m). With g the forward model, and Papkov's names on the right [1]_ ::
 
-        blind_spot · mean(mask · ρ(g(x) − y))
-        + bound · mean(relu(low − x) + relu(x − high))          (the mean squared on request)
+        blind_spot · mean over masked ρ(g(x_m) − y)                                     bsp
+        + reconstruction · mean (g(x) − y)²                                             rec
+        + invariance · √(mean over masked (x − x_m)²)                                   inv(d)
+        + invariance_blurred · √(mean over masked (g(x) − g(x_m))²)                     inv
+        + bound · mean(relu(low − x) + relu(x − high))    (the mean squared on request) bound(d)
+        + bound_blurred · the same of g(x)                                              bound
         + positivity · mean|min(x, 0)| / scale
         + tv · mean √(|∇x|² + tv_eps²)
 
     Attributes
     ----------
-    blind_spot, bound, positivity, tv : float
-        Weights.
+    blind_spot, reconstruction, invariance, invariance_blurred : float
+        Weights,
+    bound, bound_blurred, positivity, tv : float
+        and weights.
     kind : {"l2", "l1", "huber"}
         What ρ is.
     delta : float
         Where Huber's ρ goes over from a parabola to a line, in y's units.
     normalise : {"pixels", "masked"}
-        Whether the masked sum is divided by the number of all pixels or by that of the masked.
+        Whether the sum of the blind-spot term is divided by the number of all pixels or by that
+        of the masked.
     low, high : float
         The bounds of x.
     bound_squared : bool
@@ -44,10 +65,14 @@ class Losses:
     """
 
     blind_spot: float = 1.0
+    reconstruction: float = 0.0
+    invariance: float = 0.0
+    invariance_blurred: float = 0.0
     kind: str = "l2"
     delta: float = 0.15
     normalise: str = "pixels"
     bound: float = 0.1
+    bound_blurred: float = 0.0
     bound_squared: bool = True
     low: float = 0.0
     high: float = 1.0
@@ -63,21 +88,30 @@ class Losses:
         for field in fields(self):
             if field.type == "float" and field.name not in ("low", "high"):
                 number(getattr(self, field.name), field.name, low=0)
-        if not (self.blind_spot or self.bound or self.positivity or self.tv):
+        if not any(getattr(self, name) for name in WEIGHTS):
             raise InputError("blind_spot", "at least one term with a weight above 0", "none")
 
-    def __call__(self, x, prediction, target, mask):
+    @property
+    def siamese(self):
+        """Whether a term asks for the whole pass beside the masked one."""
+        return bool(self.reconstruction or self.invariance or self.invariance_blurred)
+
+    def __call__(self, x, prediction, target, mask, *, whole=None, inside=None):
         """The loss, and what it is made of.
 
         Parameters
         ----------
         x : Var or array, shape (N, C, Z, Y, X)
-            The network's output.
+            The network's output from its masked pass.
         prediction : Var or array, shape (N, C, Z, Y, X)
             What the forward model makes of it.
         target : array, shape (N, C, Z, Y, X)
         mask : array of uint8, shape (N, 1, Z, Y, X) or (N, C, Z, Y, X)
-            The pixels that the blind-spot term looks at.
+            The hidden pixels that the loss looks at.
+        whole : two of Var or array, optional
+            Output and prediction from the whole pass; needed if `siamese`.
+        inside : array like `mask`, optional
+            The pixels that the reconstruction term looks at; needed if it has a weight.
 
         Returns
         -------
@@ -86,16 +120,22 @@ class Losses:
             Each term before it is weighted. Left on its device: reading one of them is what waits
             for it.
         """
-        named = {}
-        if self.blind_spot:
-            named["blind_spot"] = self._blind_spot(prediction, target, mask)
-        if self.bound:
-            limits = {"low": self.low, "high": self.high, "squared": self.bound_squared}
-            named["bound"] = terms.bound(x, **limits)
-        if self.positivity:
-            named["positivity"] = terms.positivity(x, scale=self.scale)
-        if self.tv:
-            named["tv"] = variation.total_variation(x, eps=self.tv_eps, spacing=self.spacing)
+        if self.siamese and whole is None:
+            raise InputError("whole", "the outputs of the whole pass", "None")
+        sharp, blurred = (x, prediction) if whole is None else whole
+        limits = {"low": self.low, "high": self.high, "squared": self.bound_squared}
+        terms_of = {
+            "blind_spot": lambda: self._blind_spot(prediction, target, mask),
+            "reconstruction": lambda: terms.masked_loss(blurred, target, inside,
+                                                        normalise="masked"),
+            "invariance": lambda: terms.invariance(sharp, x, mask),
+            "invariance_blurred": lambda: terms.invariance(blurred, prediction, mask),
+            "bound": lambda: terms.bound(sharp, **limits),
+            "bound_blurred": lambda: terms.bound(blurred, **limits),
+            "positivity": lambda: terms.positivity(sharp, scale=self.scale),
+            "tv": lambda: variation.total_variation(sharp, eps=self.tv_eps, spacing=self.spacing),
+        }  # fmt: skip
+        named = {name: term() for name, term in terms_of.items() if getattr(self, name)}
         weights = tuple(getattr(self, name) for name in named)
         total = terms.weighted_sum(*named.values(), weights=weights)
         return total, {name: getattr(term, "value", term) for name, term in named.items()}

@@ -200,9 +200,7 @@ class _Layers:
         return -slope * np.sqrt(self.ni**2 - s) - self.ti0
 
 
-def _layers(
-    NA, wvl, ni, ns=None, ni0=None, ng=1.5, ng0=None, tg=170, tg0=None, ti0=150, pz=0
-):
+def _layers(NA, wvl, ni, ns=None, ni0=None, ng=1.5, ng0=None, tg=170, tg0=None, ti0=150, pz=0):
     NA, wvl, ni = _aperture(NA, wvl, ni)
     index = {
         name: number(default if n is None else n, name, low=1)
@@ -351,7 +349,8 @@ def prepare(psf, *, psf_spacing=None, spacing=None, background="auto", size=None
     parts, _ = ndimage.label(smooth > 3 * _deviation(smooth[shell], 0))
     if parts[peak] == 0:
         raise InputError(
-            "psf", "a point that stands out of the noise",
+            "psf",
+            "a point that stands out of the noise",
             f"a peak of {smooth[peak]:.3g} above a background of {background:.3g} ± {noise:.3g}",
         )
     point = parts == parts[peak]

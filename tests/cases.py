@@ -17,10 +17,10 @@ from ssi_cupy.ops.conv import conv
 from ssi_cupy.ops.direct_convolution import direct_convolution
 from ssi_cupy.ops.fft_convolution import fft_convolution
 from ssi_cupy.ops.norm import batch_norm
-from ssi_cupy.ops.pad import crop, pad
+from ssi_cupy.ops.pad import branch, crop, pad
 from ssi_cupy.ops.pointwise import clamp, relu, sensor_response
 from ssi_cupy.ops.pool import max_pool
-from ssi_cupy.ops.terms import bound, masked_loss, positivity, weighted_sum
+from ssi_cupy.ops.terms import bound, invariance, masked_loss, positivity, weighted_sum
 from ssi_cupy.ops.upsample import concat, upsample, upsample_concat
 from ssi_cupy.ops.variation import kernel_continuity, total_variation
 
@@ -185,6 +185,8 @@ row("masked Huber, over the masked", masked_loss,
     kind="huber", delta=0.8, normalise="masked")  # fmt: skip
 row("weighted L2, over the weights", masked_loss, weights_for_mask, masked_mean(np.square, True),
     normalise="masked")  # fmt: skip
+row("invariance", invariance, residuals(2, 2, 1, 41, 50, channels=1),
+    lambda *args: np.sqrt(masked_mean(np.square, True)(*args)), wrt=(0, 1))  # fmt: skip
 
 
 def away_from_limits(rng):
@@ -255,6 +257,7 @@ row("pad, with zeros behind", pad, normal((2, 1, 2, 9, 8)),
     widths=((1, 0), (3, 2), (2, 2)), shape=(3, 16, 16))  # fmt: skip
 row("crop", crop, normal((2, 2, 3, 8, 9)), lambda x: x[..., 1:3, 0:5, 2:9],
     linear=(0,), start=(1, 0, 2), shape=(2, 5, 7))  # fmt: skip
+row("branch", branch, normal((6, 2, 1, 8, 9)), lambda x: x[2:4], linear=(0,), index=1, of=3)
 
 
 def periodic(x, transfer):

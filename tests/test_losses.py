@@ -5,7 +5,8 @@ import pytest
 
 from ssi_cupy.checks import InputError
 from ssi_cupy.losses import Losses
-from ssi_cupy.ops.terms import bound, masked_loss, positivity
+from ssi_cupy.ops.pad import branch
+from ssi_cupy.ops.terms import bound, invariance, masked_loss, positivity
 from ssi_cupy.ops.variation import kernel_continuity, total_variation
 from ssi_cupy.tape import Tape
 
@@ -52,6 +53,59 @@ def test_gradient_of_the_total_equals_its_directional_derivative():
     h = 1e-6
     slope = (along(-2 * h) - 8 * along(-h) + 8 * along(h) - along(2 * h)) / (12 * h)
     assert slope == pytest.approx(np.vdot(x.grad, v[0]) + np.vdot(prediction.grad, v[1]), rel=1e-6)
+
+
+SIX = {  # Papkov et al., Eq. 1
+    "blind_spot": 0.7, "reconstruction": 1.1, "invariance": 2.0, "invariance_blurred": 1.5,
+    "bound": 0.1, "bound_blurred": 0.2,
+}  # fmt: skip
+
+
+def test_the_six_terms_of_two_passes():
+    masked_x, masked_blurred, target, mask = inputs()
+    x, blurred, _, inside = inputs(seed=1)
+    losses = Losses(bound_squared=False, normalise="masked", low=-0.5, **SIX)
+    total, parts = losses(masked_x, masked_blurred, target, mask, whole=(x, blurred), inside=inside)
+    where = np.broadcast_to(mask, SHAPE) == 1
+    excess = [np.mean(np.maximum(-0.5 - u, 0) + np.maximum(u - 1, 0)) for u in (x, blurred)]
+    expected = {
+        "blind_spot": np.mean((masked_blurred - target)[where] ** 2),
+        "reconstruction": np.mean((blurred - target)[np.broadcast_to(inside, SHAPE) == 1] ** 2),
+        "invariance": np.sqrt(np.mean((x - masked_x)[where] ** 2)),
+        "invariance_blurred": np.sqrt(np.mean((blurred - masked_blurred)[where] ** 2)),
+        "bound": excess[0],
+        "bound_blurred": excess[1],
+    }
+    assert parts == pytest.approx(expected, rel=1e-12)
+    assert total == pytest.approx(sum(SIX[n] * v for n, v in expected.items()), rel=1e-12)
+
+
+def test_gradient_of_the_six_terms_equals_its_directional_derivative():
+    *masked, target, mask = inputs()
+    *whole, _, inside = inputs(seed=1)
+    images, losses = np.array([*masked, *whole[:2]]), Losses(bound_squared=False, **SIX)
+
+    def loss(a, b, c, d):
+        return losses(a, b, target, mask, whole=(c, d), inside=inside)[0]
+
+    tape = Tape()
+    leaves = [tape.var(image) for image in images]
+    tape.backward(loss(*leaves))
+    v, h = np.random.default_rng(1).normal(size=images.shape), 1e-6
+    at = [loss(*(images + t * h * v)) for t in (-2, -1, 1, 2)]
+    slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * h)
+    assert slope == pytest.approx(sum(np.vdot(u.grad, w) for u, w in zip(leaves, v, strict=True)),
+                                  rel=1e-6)  # fmt: skip
+
+
+def test_two_passes_that_agree_are_invariant_and_pull_nowhere():
+    x, _, _, mask = inputs()
+    tape = Tape()
+    var = tape.var(x)
+    loss = invariance(var, x, mask)
+    tape.backward(loss)
+    assert loss.value == 0
+    np.testing.assert_array_equal(var.grad, 0)
 
 
 def test_terms_of_weight_zero_are_not_computed():
@@ -135,6 +189,9 @@ def test_float32_sums_do_not_drift_with_the_size():
     [
         (lambda: Losses(kind="l3"), "kind"),
         (lambda: Losses(tv=-1), "tv"),
+        (lambda: Losses(invariance=-1), "invariance"),
+        (lambda: Losses(invariance=1)(*inputs()), "whole"),
+        (lambda: branch(np.ones((4, *SHAPE[1:])), index=0, of=3), "index"),
         (lambda: Losses(normalise="never"), "normalise"),
         (lambda: Losses(blind_spot=0, bound=0), "blind_spot"),
         (lambda: masked_loss(np.ones(SHAPE), np.ones((1, 1, 1, 19, 23)), np.ones(SHAPE)), "y"),

@@ -1,4 +1,4 @@
-"""Padding by name, and cropping.
+"""Padding by name, and cropping: in space, and along the batch.
 
 The names are `scipy.ndimage`'s; the border of a row ``a b c d`` becomes
 
@@ -21,6 +21,7 @@ Backward: a pixel that was copied to several places collects from all of them ::
 
 which is the transpose of the forward to the last bit of the index map, so the dot test holds.
 `crop` is a padding with zeros read backwards: ``y[i] = x[i + start]``, ``gx[i + start] = gy[i]``.
+`branch` does the same along the batch, and copies nothing on the way forward.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import kernel
-from ..checks import choice
+from ..checks import InputError, choice
 from ..cuda import threads_per_item
 from ..tape import op
 
@@ -144,6 +145,25 @@ def crop_backward(gy, saved):
 
 
 crop = op(crop_forward, crop_backward)
+
+
+def branch_forward(x, *, index, of):
+    """Group `index` of the `of` equal groups that `x` (N, C, Z, Y, X) holds along N: a view."""
+    size, rest = divmod(len(x), of)
+    if rest or not 0 <= index < of:
+        raise InputError("index", f"one of {of} groups of equal size", f"{index}, N = {len(x)}")
+    place = slice(index * size, (index + 1) * size)
+    return x[place], (place, x.shape)
+
+
+def branch_backward(gy, saved):
+    place, shape = saved
+    gx = backend.zeros(shape, gy.dtype, like=gy)
+    gx[place] = gy
+    return gx
+
+
+branch = op(branch_forward, branch_backward)
 
 
 def axis_maps(inner, widths, mode, shape=None):

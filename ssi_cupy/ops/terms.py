@@ -11,6 +11,7 @@ With the mean over all pixels p of all N images and C channels, and n their numb
     bound             E = mean(relu(l − x) + relu(x − h))
                       L = E, or E²                  gx = gL · (1 or 2 E) · ([x > h] − [x < l]) / n
     positivity        L = mean|min(x, 0)| / s       gx = −gL · [x < 0] / (s n)
+    invariance        L = √(Σ m (a − b)² / Σ m)     ga = gL · m (a − b) / (L Σ m), gb = −ga
     weighted_sum      L = Σ aᵢ Lᵢ                   gLᵢ = gL · aᵢ
 
 The Huber ρ is that of [1]_. Sums run in float64 over blocks that depend on the shape alone, then
@@ -21,13 +22,15 @@ References
 ----------
 .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
    Statistics 35 (1964) 73-101.
+.. [2] M. Papkov, K. Palo, L. Parts, "Self-supervised single-image deconvolution with Siamese
+   neural networks" (2023), Eq. 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..backend import empty, kernel
+from ..backend import empty, kernel, namespace
 from ..checks import InputError, choice, number
 from ..tape import op
 
@@ -127,6 +130,38 @@ def masked_loss_backward_kernel(start, stop, x, y, mask, gx, scale, blocks, grou
 
 
 masked_loss = op(masked_loss_forward, masked_loss_backward)
+
+
+# ---- invariance -----------------------------------------------------------------------------
+
+
+def invariance_forward(a, b, mask):
+    """How far two outputs differ at the pixels of a mask: the root of the mean square [2]_.
+
+    Parameters
+    ----------
+    a, b : array, shape (N, C, Z, Y, X)
+    mask : array of uint8 or of a's dtype, shape (N, 1, Z, Y, X) or (N, C, Z, Y, X)
+
+    Returns
+    -------
+    scalar of a's dtype
+        0 where the mask is empty.
+    """
+    square, saved = masked_loss_forward(a, b, mask, normalise="masked")
+    root = namespace(a).sqrt(square)
+    return root, (root, saved)
+
+
+def invariance_backward(gl, saved):
+    root, saved = saved
+    xp = namespace(saved[0])
+    half = xp.where(root > 0, 0.5 / xp.where(root > 0, root, 1), 0)  # d√s / ds
+    ga, _, _ = masked_loss_backward(gl * half, saved)
+    return ga, -ga, None
+
+
+invariance = op(invariance_forward, invariance_backward)
 
 
 # ---- bounds and positivity ------------------------------------------------------------------
