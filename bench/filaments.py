@@ -1,5 +1,7 @@
-"""A volume of random filaments, in the place of the microtubules of Papkov et al. (section 3), which
-are not at hand: of that size, sparse, thin and smooth as they are, and known to the last voxel.
+"""A volume of random filaments, in the place of the microtubules of Papkov et al. (section 3).
+
+Theirs are not at hand; these are of that size, thin and smooth as they are, and known to the last
+voxel.
 """
 
 import numpy as np

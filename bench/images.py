@@ -14,6 +14,7 @@ from ssi_cupy.checks import FileError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEGRADATION = {"alpha": 0.001, "sigma": 0.1, "salt_pepper": 0.01, "bits": 10, "rng": 0}
+IMAGES = "files, folders or patterns (default: all 22)"
 GREY = (0.2125, 0.7154, 0.0721)  # of red, green, blue, as in scikit-image
 
 

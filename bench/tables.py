@@ -21,12 +21,12 @@ scored. Classical methods run on the CPU. The seconds of training are those of i
 compiling."""
 
 
-def write(folder, records, failures):
-    """``table1.csv`` and ``table1.md`` in `folder`; return the latter's text."""
+def write(folder, name, records, failures):
+    """``<name>.csv`` and ``<name>.md`` in `folder`; return the latter's text."""
     records = sorted(records, key=lambda r: (r["image"], methods.order(r["method"])))
     text = markdown(records, failures)
-    for name, content in (("table1.csv", table_csv(records)), ("table1.md", text)):
-        with replacing(folder / name) as part:
+    for ending, content in ((".csv", table_csv(records)), (".md", text)):
+        with replacing(folder / (name + ending)) as part:
             part.write_text(content, encoding="utf-8")
     return text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import figures, images, methods, published, records, table1
+from bench import figures, images, methods, published, records, table1, tabulate
 
 pytest.importorskip("skimage", reason="the benches need scikit-image")
 io = pytest.importorskip("skimage.io")
@@ -46,7 +46,7 @@ def rows(out):
 
 
 def test_a_run_that_was_cut_goes_on_where_it_stopped(folder, tmp_path, monkeypatch, capsys):
-    out, measured, calls = tmp_path / "out", table1.measured, []
+    out, measured, calls = tmp_path / "out", tabulate.measured, []
 
     def cut(sample, name, method):
         if len(calls) == 5:
@@ -54,7 +54,7 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(folder, tmp_path, monkeypat
         calls.append((sample.name, name))
         return measured(sample, name, method)
 
-    monkeypatch.setattr(table1, "measured", cut)
+    monkeypatch.setattr(tabulate, "measured", cut)
     assert run(folder, out) == 130
     assert "goes on from here" in capsys.readouterr().err
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
