@@ -17,7 +17,7 @@ from . import recipes
 from .backend import host, on_device
 from .checks import FileError, InputError
 from .files import replacing, unwritable
-from .unet import UNet
+from .unet import NETWORKS
 
 VERSION = 1
 
@@ -58,7 +58,7 @@ def save_model(path, model):
     arrays = {"parameters": model.parameters, "statistics": model.statistics}
     header = {
         "recipe": json.loads(describe(model.recipe)),
-        "net": dataclasses.asdict(model.net),
+        "net": json.loads(describe(model.net)),
         "units": model.units,
         "seed": model.seed,
         "turns": model.turns,
@@ -81,10 +81,9 @@ def load_model(path, physics, make):
             if not saved:
                 raise InputError("physics", "the forward model: the file holds none", "None")
             physics = models.from_dict(saved)
-        recipe = _recipe(header["recipe"])
+        recipe = _parts(header["recipe"])
         model = make(physics, recipe, rng=header["seed"])
-        net = header["net"]
-        model.net = UNet(**net | {k: _tuples(net[k]) for k in ("widths", "windows")})
+        model.net = _parts({"class": "UNet"} | header["net"])  # once there was no other
         for name in ("parameters", "statistics"):
             setattr(model, name, on_device(arrays[name], model.device))
         if model.parameters.shape != (model.net.size,):
@@ -100,7 +99,7 @@ def load_model(path, physics, make):
 
 
 def describe(recipe):
-    """A recipe as JSON: its fields, and the class names of the parts it is made of."""
+    """A recipe or a network as JSON: its fields, and the class names of what it is made of."""
 
     def plain(value):
         if dataclasses.is_dataclass(value):
@@ -111,11 +110,12 @@ def describe(recipe):
     return json.dumps(plain(recipe))
 
 
-def _recipe(values):
-    """The recipe that `describe` wrote."""
+def _parts(values):
+    """What `describe` wrote."""
     if isinstance(values, dict):
-        fields = {name: _recipe(value) for name, value in values.items() if name != "class"}
-        return getattr(recipes, values["class"])(**fields)
+        fields = {name: _parts(value) for name, value in values.items() if name != "class"}
+        name = values["class"]
+        return (NETWORKS[name] if name in NETWORKS else getattr(recipes, name))(**fields)
     return _tuples(values)
 
 

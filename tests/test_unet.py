@@ -108,6 +108,24 @@ def test_inference_uses_the_given_statistics():
     assert np.abs(other - y).max() > 1e-3
 
 
+def test_branches_are_runs_of_their_own():
+    net, (_, *shape) = SHAPES["2-D, batch of 2, two channels"]
+    x, parameters = inputs(net, (4, *shape))
+    gy = np.random.default_rng(2).normal(size=(4, net.outputs, *shape[1:]))
+    batch = np.zeros((2, net.statistics_size))
+    y, saved = unet_forward(x, parameters, net=net, batch_statistics=batch, branches=2)
+    gx, gradient = unet_backward(gy, saved)
+    total = 0
+    for branch, some in enumerate((slice(0, 2), slice(2, 4))):
+        alone = net.initial_statistics(np.float64)
+        y1, saved = unet_forward(x[some], parameters, net=net, batch_statistics=alone)
+        gx1, gradient1 = unet_backward(gy[some], saved)
+        total = total + gradient1
+        for ours, theirs in ((y[some], y1), (gx[some], gx1), (batch[branch], alone)):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 * np.abs(theirs).max())
+    np.testing.assert_allclose(gradient, total, rtol=0, atol=1e-12 * np.abs(total).max())
+
+
 def test_has_the_papers_number_of_parameters():
     assert UNet().size == 554_057
     names = UNet().views(UNet().initial_parameters(seed=0))
@@ -127,3 +145,19 @@ def test_float32_follows_float64():
 def test_images_it_cannot_take_are_refused(shape):
     with pytest.raises(InputError, match="^x: expected"):
         unet_forward(np.zeros(shape), UNet().initial_parameters(0, np.float64), net=UNet())
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("branches", 2),
+        ("branches", 0),
+        ("parameters", np.zeros(7)),
+        ("statistics", np.zeros(7)),
+        ("batch_statistics", np.zeros((2, UNet().statistics_size))),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(name, value):
+    settings = {"parameters": UNet().initial_parameters(0, np.float64)} | {name: value}
+    with pytest.raises(InputError, match=f"^{name}: expected"):
+        unet_forward(np.zeros((1, 1, 1, 16, 16)), net=UNet(), **settings)

@@ -1,7 +1,7 @@
-"""The UNet: its parameters, its wiring, and the two passes by hand.
+"""`UNet`, of Kobayashi et al. (2020, Fig. 2): its wiring, and the two passes by hand.
 
-Of Kobayashi et al. (Fig. 2): on each level a block of two units; on the way down max-pooling, on
-the way up nearest-neighbour upsampling and the encoder's map beside it. A unit is ::
+On each level a block of two units; on the way down max-pooling, on the way up nearest-neighbour
+upsampling and the encoder's map beside it. A unit is ::
 
     convolution → batch norm → ReLU
 
@@ -9,9 +9,6 @@ but only the convolution writes its output. The batch norm, once its statistics 
 scale and a shift, and whoever reads the map applies these and the ReLU as it reads (see
 `ops/README.md`). So a feature map travels here as a pair ``(z, affine)``: what the convolution
 wrote, and what makes an activation of it; None where z is one already.
-
-The whole network is one operation on the tape, `unet`: ``unet(x, parameters, net=net)``. All
-parameters are one flat vector, and so is their gradient; `UNet.views` gives the pieces by name.
 """
 
 from __future__ import annotations
@@ -21,20 +18,16 @@ from functools import cached_property
 
 import numpy as np
 
-from . import random
-from .backend import empty, namespace, zeros
-from .checks import InputError
-from .ops.conv import conv_backward_input, conv_backward_weights, conv_forward
-from .ops.norm import batch_affine, batch_norm_backward, moments_to_statistics
-from .ops.pool import max_pool_backward, max_pool_forward
-from .ops.upsample import upsample_concat_backward, upsample_concat_forward
-from .tape import op
-
-EPSILON = 1e-5
+from ..backend import empty, namespace
+from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
+from ..ops.norm import batch_affine, batch_norm_backward, moments_to_statistics
+from ..ops.pool import max_pool_backward, max_pool_forward
+from ..ops.upsample import upsample_concat_backward, upsample_concat_forward
+from .layout import EPSILON, Network, stacked
 
 
 @dataclass(frozen=True)
-class UNet:
+class UNet(Network):
     """The architecture: what follows from it are names and shapes, no numbers.
 
     Attributes
@@ -48,6 +41,8 @@ class UNet:
     windows : tuple of (int, int, int), optional
         The max-pooling window (Z, Y, X) between the levels, one fewer than the widths; 2 along
         every axis by default.
+    momentum : float
+        How much of a batch's means and variances goes into the running ones.
     """
 
     ndim: int = 2
@@ -55,6 +50,7 @@ class UNet:
     outputs: int = 1
     widths: tuple[int, ...] = (8, 16, 32, 64, 64)
     windows: tuple[tuple[int, int, int], ...] | None = None
+    momentum: float = 0.1
 
     def kernel(self, width):
         """A kernel `width` wide in Y and X, and in Z if 3-D."""
@@ -93,85 +89,59 @@ class UNet:
         return "up0.narrow.weight" if len(self.widths) > 1 else "down0.narrow.weight"
 
     @cached_property
-    def layout(self):
-        """name → (slice of the flat vector, shape) of each parameter."""
-        layout, at = {}, 0
+    def shapes(self):
+        """name → shape of each parameter."""
+        shapes = {}
         for unit, (inputs, outputs, kernel) in self.units.items():
-            shapes = {"weight": (outputs, inputs, *kernel), "bias": (outputs,)}
+            shapes |= {f"{unit}.weight": (outputs, inputs, *kernel), f"{unit}.bias": (outputs,)}
             if unit != "head":
-                shapes |= {"gamma": (outputs,), "beta": (outputs,)}
-            for name, shape in shapes.items():
-                size = int(np.prod(shape))
-                layout[f"{unit}.{name}"] = slice(at, at + size), shape
-                at += size
-        return layout
+                shapes |= {f"{unit}.gamma": (outputs,), f"{unit}.beta": (outputs,)}
+        return shapes
 
     @cached_property
-    def size(self):
-        """The number of parameters."""
-        return sum(int(np.prod(shape)) for _, shape in self.layout.values())
+    def norms(self):
+        """unit → channels of its batch norm."""
+        return {unit: outputs for unit, (_, outputs, _) in self.units.items() if unit != "head"}
 
-    @cached_property
-    def statistics_layout(self):
-        """unit → slice of the flat vector of means and variances, the means first."""
-        layout, at = {}, 0
-        for unit, (_, outputs, _) in self.units.items():
-            if unit != "head":
-                layout[unit] = slice(at, at + 2 * outputs)
-                at += 2 * outputs
-        return layout
-
-    def views(self, vector):
-        """name → view of `vector` (`size`,) in the parameter's shape."""
-        return {name: vector[s].reshape(shape) for name, (s, shape) in self.layout.items()}
-
-    def initial_parameters(self, seed, dtype=np.float32, like=None):
+    def start(self, name):
         """Uniform in ±1/√(fan-in) for weights and biases, 1 and 0 for γ and β."""
-        vector = zeros(self.size, dtype, like)
-        uniform = random.uniform((self.size,), seed=seed, stream=random.Stream.WEIGHTS, like=like)
-        for name, (place, _) in self.layout.items():
-            unit, kind = name.rsplit(".", 1)
-            if kind == "gamma":
-                vector[place] = 1
-            elif kind != "beta":
-                fan_in = self.units[unit][0] * int(np.prod(self.units[unit][2]))
-                vector[place] = (2 * uniform[place] - 1) / np.sqrt(fan_in)
-        return vector
+        unit, kind = name.rsplit(".", 1)
+        if kind in ("gamma", "beta"):
+            return "constant", float(kind == "gamma")
+        inputs, _, kernel = self.units[unit]
+        return "uniform", inputs * int(np.prod(kernel))
 
-    def initial_statistics(self, dtype=np.float32, like=None):
-        """Means of 0 and variances of 1."""
-        size = sum(s.stop - s.start for s in self.statistics_layout.values())
-        vector = zeros(size, dtype, like)
-        for place in self.statistics_layout.values():
-            vector[(place.start + place.stop) // 2 : place.stop] = 1
-        return vector
+    def forward(self, x, parameters, statistics, batch_statistics, branches, input_gradient):
+        """Branch after branch: see `_forward`.
+
+        Nothing but the weights is shared between branches, so this is the batch at once, and on
+        maps as narrow as here a convolution has enough to do with one branch.
+        """
+        n, found = len(x) // branches, []
+        for branch in range(branches):
+            batch = None if batch_statistics is None else batch_statistics[branch]
+            some = x[branch * n : branch * n + n]
+            found.append(_forward(self, some, parameters, statistics, batch))
+        ys, stacks = zip(*found, strict=True)
+        return stacked(ys), (parameters, stacks, input_gradient)
+
+    def backward(self, gy, saved):
+        """(gx, gradient by the parameters), the branches' gradients by the parameters added."""
+        parameters, stacks, input_gradient = saved
+        n = len(gy) // len(stacks)
+        found = [
+            _backward(self, gy[i * n : i * n + n], parameters, stack, input_gradient)
+            for i, stack in enumerate(stacks)
+        ]
+        gxs, gradients = zip(*found, strict=True)
+        gradient = gradients[0]
+        for more in gradients[1:]:
+            gradient += more
+        return stacked(gxs) if input_gradient else None, gradient
 
 
-def unet_forward(
-    x, parameters, *, net, statistics=None, batch_statistics=None, input_gradient=True
-):
-    """f(x).
-
-    Parameters
-    ----------
-    x : (N, net.inputs, Z, Y, X) array
-    parameters : (net.size,) array
-    net : UNet
-    statistics : array, optional
-        Inference mode: the running means and variances, laid out by `net.statistics_layout`.
-    batch_statistics : array, optional
-        Training mode: where to write the batch's means and (unbiased) variances.
-    input_gradient : bool
-        Whether the backward is to compute the gradient by x, which a training does not need.
-
-    Returns
-    -------
-    y : (N, net.outputs, Z, Y, X) array
-    """
-    if x.ndim != 5 or x.shape[1] != net.inputs:
-        raise InputError("x", f"an (N, {net.inputs}, Z, Y, X) array", f"shape {x.shape}")
-    if any(size < least for size, least in zip(x.shape[2:], net.smallest, strict=True)):
-        raise InputError("x", f"at least (Z, Y, X) = {net.smallest} pixels", f"{x.shape[2:]}")
+def _forward(net, x, parameters, statistics, batch_statistics):
+    """f(x) of one branch, and what its way back needs."""
     walk = _Forward(net, net.views(parameters), statistics, batch_statistics)
     z, affine = x, None
     skips = []
@@ -185,12 +155,12 @@ def unet_forward(
         z, affine = walk.join(*skips.pop(), z, affine, net.pooling[level]), None
         z, affine = walk.block(f"up{level}", z, affine)
     y, saved = conv_forward(z, walk.p["head.weight"], walk.p["head.bias"], affine=affine)
-    return y, (net, parameters, walk.saved, saved, input_gradient)
+    return y, (walk.saved, saved)
 
 
-def unet_backward(gy, saved):
-    """(gx, gradient by the parameters); gx is None without `input_gradient`."""
-    net, parameters, stack, (z, w, _, affine), input_gradient = saved
+def _backward(net, gy, parameters, saved, input_gradient):
+    """(gx, gradient by the parameters) of one branch; gx is None without `input_gradient`."""
+    stack, (z, w, _, affine) = saved
     gradient = empty(parameters.shape, parameters.dtype, like=parameters)
     back = _Backward(net.views(parameters), net.views(gradient), list(stack))
     back.g["head.weight"][...], back.g["head.bias"][...] = conv_backward_weights(
@@ -207,26 +177,6 @@ def unet_backward(gy, saved):
         if level:
             g = back.pool(g, plus=skips.pop())
     return g, gradient
-
-
-unet = op(unet_forward, unet_backward)
-
-
-def parameter_forward(parameters, *, net, name):
-    """One parameter out of the flat vector, in its shape: `net.views(parameters)[name]`."""
-    place, shape = net.layout[name]
-    return parameters[place].reshape(shape), (parameters, place)
-
-
-def parameter_backward(gw, saved):
-    """The flat gradient: gw at its place, 0 elsewhere."""
-    parameters, place = saved
-    gradient = zeros(parameters.shape, parameters.dtype, like=parameters)
-    gradient[place] = gw.ravel()
-    return gradient
-
-
-parameter = op(parameter_forward, parameter_backward)
 
 
 class _Forward:

@@ -1,0 +1,115 @@
+"""What all networks share: the flat vectors of their parameters and statistics, and their views.
+
+A network is a frozen dataclass that says which parameters and which batch norms there are
+(`shapes`, `norms`); where they lie in the two vectors follows from that.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from .. import random
+from ..backend import empty, zeros
+
+EPSILON = 1e-5  # of batch norms, in all three papers' code
+
+
+class Network:
+    """A network: names and shapes, no numbers.
+
+    A subclass has the fields ``ndim``, ``inputs``, ``outputs`` and these:
+
+    Attributes
+    ----------
+    shapes : dict
+        name → shape of each parameter, in their order.
+    norms : dict
+        name → channels of each batch norm, in their order; empty where there is none.
+    smallest : (int, int, int)
+        The least (Z, Y, X) of an image.
+    last_kernel : str
+        The name of the weights of the last convolution that looks at neighbours.
+    momentum : float
+        How much of a batch's means and variances goes into the running ones.
+
+    and these methods: ``start(name)``, the law of a parameter's first values (see
+    `initial_parameters`); ``forward(x, parameters, statistics, batch_statistics, branches,
+    input_gradient)`` and ``backward(gy, saved)``, the two passes (see `unet_forward`), with
+    `batch_statistics` a (branches, `statistics_size`) array or None.
+    """
+
+    @cached_property
+    def layout(self):
+        """name → (slice of the flat vector, shape) of each parameter."""
+        layout, at = {}, 0
+        for name, shape in self.shapes.items():
+            size = int(np.prod(shape))
+            layout[name] = slice(at, at + size), shape
+            at += size
+        return layout
+
+    @cached_property
+    def size(self):
+        """The number of parameters."""
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    @cached_property
+    def statistics_layout(self):
+        """norm → slice of the flat vector of means and variances, the means first."""
+        layout, at = {}, 0
+        for name, channels in self.norms.items():
+            layout[name] = slice(at, at + 2 * channels)
+            at += 2 * channels
+        return layout
+
+    @cached_property
+    def statistics_size(self):
+        """The number of means and variances."""
+        return 2 * sum(self.norms.values())
+
+    def views(self, vector):
+        """name → view of `vector` (`size`,) in the parameter's shape."""
+        return {name: vector[s].reshape(shape) for name, (s, shape) in self.layout.items()}
+
+    def initial_parameters(self, seed, dtype=np.float32, like=None):
+        """The parameters before training, (`size`,), each by the law that `start` names.
+
+        ``("uniform", n)``: between ±1/√n. ``("normal", σ)``: of mean 0 and standard deviation σ.
+        ``("constant", c)``: c. The same seed gives the same values on every device.
+        """
+        vector = zeros(self.size, dtype, like)
+        drawn = {}
+        for name, (place, _) in self.layout.items():
+            law, value = self.start(name)
+            if law == "constant":
+                vector[place] = value
+                continue
+            if law not in drawn:
+                draw = getattr(random, law)
+                drawn[law] = draw((self.size,), seed=seed, stream=random.Stream.WEIGHTS, like=like)
+            numbers = drawn[law][place]
+            if law == "uniform":
+                vector[place] = (2 * numbers - 1) / np.sqrt(value)
+            else:
+                vector[place] = numbers * value
+        return vector
+
+    def initial_statistics(self, dtype=np.float32, like=None):
+        """Means of 0 and variances of 1."""
+        vector = zeros(self.statistics_size, dtype, like)
+        for place in self.statistics_layout.values():
+            vector[(place.start + place.stop) // 2 : place.stop] = 1
+        return vector
+
+
+def stacked(parts):
+    """Arrays (n, …) of one shape as one (len(parts) · n, …), the only one itself."""
+    if len(parts) == 1:
+        return parts[0]
+    n, *rest = parts[0].shape
+    whole = empty((len(parts) * n, *rest), parts[0].dtype, like=parts[0])
+    for i, part in enumerate(parts):
+        whole[i * n : i * n + n] = part
+    return whole
