@@ -17,6 +17,7 @@ SHAPES = {
     "2-D, batch of 2, two channels": (UNet(inputs=2, outputs=2, widths=(8, 16)), (2, 2, 1, 7, 9)),
     "3-D, odd": (UNet(ndim=3, widths=(4, 6, 8)), (1, 1, 5, 7, 9)),
     "3-D, flat windows": (UNet(3, widths=(4, 6), windows=((1, 2, 2),)), (1, 1, 3, 7, 9)),
+    "3-D, coarse z": (UNet(3, widths=(4, 6), windows=((1, 2, 2),), aspect=2.0), (1, 1, 3, 7, 9)),
 }
 every_shape = pytest.mark.parametrize("net, shape", SHAPES.values(), ids=SHAPES)
 
@@ -161,3 +162,16 @@ def test_settings_that_do_not_fit_are_named(name, value):
     settings = {"parameters": UNet().initial_parameters(0, np.float64)} | {name: value}
     with pytest.raises(InputError, match=f"^{name}: expected"):
         unet_forward(np.zeros((1, 1, 1, 16, 16)), net=UNet(), **settings)
+
+
+def test_kernels_grow_along_z_where_the_voxels_are_near_cubic():
+    """Twice as high as wide: 3 taps in place of 5 on the first level, all of them on the others."""
+    net = UNet(ndim=3, widths=(2, 2, 2), windows=((1, 2, 2), (2, 2, 2)), aspect=2.0)
+    depths = {name: kernel[0] for name, (_, _, kernel) in net.units.items()}
+    assert depths["down0.wide"] == depths["up0.wide"] == 3
+    assert depths["down0.narrow"] == depths["up0.narrow"] == 1
+    assert depths["down1.wide"] == depths["down2.wide"] == 5
+    assert depths["down1.narrow"] == depths["up1.narrow"] == 3
+    flat = UNet(ndim=3, widths=(2, 2), windows=((1, 2, 2),), aspect=6.0)
+    assert flat.units["down0.wide"][2] == (1, 5, 5) and flat.units["down1.wide"][2] == (1, 5, 5)
+    assert UNet(ndim=3, windows=((1, 2, 2),) * 4).units == UNet(ndim=3).units

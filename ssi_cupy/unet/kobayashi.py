@@ -43,6 +43,9 @@ class UNet(Network):
         every axis by default.
     momentum : float
         How much of a batch's means and variances goes into the running ones.
+    aspect : float
+        The height of a voxel over its width, at full resolution. On levels where the voxels are
+        still higher than wide, kernels have the fewer taps along Z.
     """
 
     ndim: int = 2
@@ -51,10 +54,7 @@ class UNet(Network):
     widths: tuple[int, ...] = (8, 16, 32, 64, 64)
     windows: tuple[tuple[int, int, int], ...] | None = None
     momentum: float = 0.1
-
-    def kernel(self, width):
-        """A kernel `width` wide in Y and X, and in Z if 3-D."""
-        return (width if self.ndim == 3 else 1, width, width)
+    aspect: float = 1.0
 
     @cached_property
     def pooling(self):
@@ -64,7 +64,7 @@ class UNet(Network):
     @cached_property
     def smallest(self):
         """The least (Z, Y, X) that leaves a pixel on the lowest level."""
-        return tuple(int(n) for n in np.prod(self.pooling, axis=0, dtype=int))
+        return tuple(int(n) for n in np.prod(((1, 1, 1), *self.pooling), axis=0, dtype=int))
 
     @cached_property
     def units(self):
@@ -72,16 +72,46 @@ class UNet(Network):
         units, width = {}, self.inputs
         last = len(self.widths) - 1
         for level, out in enumerate(self.widths):
-            units[f"down{level}.wide"] = (width, out, self.kernel(5))
-            units[f"down{level}.narrow"] = (out, out, self.kernel(3))
+            units[f"down{level}.wide"] = (width, out, self.kernel(5, level))
+            units[f"down{level}.narrow"] = (out, out, self.kernel(3, level))
             width = out
         for level in reversed(range(last)):
             together = width + self.widths[level]
             width = self.widths[max(level - 1, 0)]
-            units[f"up{level}.wide"] = (together, together // 2, self.kernel(5))
-            units[f"up{level}.narrow"] = (together // 2, width, self.kernel(3))
+            units[f"up{level}.wide"] = (together, together // 2, self.kernel(5, level))
+            units[f"up{level}.narrow"] = (together // 2, width, self.kernel(3, level))
         units["head"] = (width, self.outputs, self.kernel(1))
         return units
+
+    @cached_property
+    def way(self):
+        last = len(self.widths) - 1
+        way = []
+        for level in range(last + 1):
+            way += [("pool", self.pooling[level - 1])] if level else []
+            way += [("conv", self.units[f"down{level}.{unit}"][2]) for unit in ("wide", "narrow")]
+        for level in reversed(range(last)):
+            way.append(("upsample", self.pooling[level]))
+            way += [("conv", self.units[f"up{level}.{unit}"][2]) for unit in ("wide", "narrow")]
+        return way
+
+    @cached_property
+    def footprint(self):
+        """All of an inference's feature maps.
+
+        On each level the output of every convolution, what is pooled into it, and what is
+        concatenated there, over the number of pixels that one of the level stands for.
+        """
+        total, share, last = 0.0, 1.0, len(self.widths) - 1
+        for level, width in enumerate(self.widths):
+            if level:
+                share /= float(np.prod(self.pooling[level - 1]))
+                total += share * self.widths[level - 1]  # pooled
+            total += share * 2 * width
+            if level < last:
+                together, middle, _ = self.units[f"up{level}.wide"]
+                total += share * (together + middle + self.units[f"up{level}.narrow"][1])
+        return total + self.outputs
 
     @property
     def last_kernel(self):

@@ -33,12 +33,38 @@ class Network:
         The name of the weights of the last convolution that looks at neighbours.
     momentum : float
         How much of a batch's means and variances goes into the running ones.
+    pooling : sequence of (int, int, int)
+        The factors along Z, Y and X between the levels, full resolution first.
+    aspect : float
+        The height of a voxel over its width, at full resolution.
+    way : list of (str, (int, int, int))
+        The longest way through the network, in the order in which data takes it: "conv" with the
+        widths of the kernel, "pool" and "upsample" with their factors. A convolution or transposed
+        convolution that is as wide as its stride is one of these too.
+    footprint : float
+        How many numbers an inference writes per pixel of the image.
 
     and these methods: ``start(name)``, the law of a parameter's first values (see
     `initial_parameters`); ``forward(x, parameters, statistics, batch_statistics, branches,
     input_gradient)`` and ``backward(gy, saved)``, the two passes (see `unet_forward`), with
     `batch_statistics` a (branches, `statistics_size`) array or None.
     """
+
+    def kernel(self, width, level=0):
+        """A kernel `width` wide in Y and X, and about as far in Z, if 3-D: the higher the voxels
+        of a level are, the fewer taps that takes."""
+        if self.ndim == 2:
+            return (1, width, width)
+        pooled = np.prod(((1, 1, 1), *self.pooling[:level]), axis=0)
+        aspect = self.aspect * min(1.0, float(pooled[0] / pooled[1]))
+        depth = 2 * round((width / max(aspect, 1.0) - 1) / 2) + 1
+        return (depth, width, width)
+
+    @cached_property
+    def reach(self):
+        """How far along Z, Y and X an input pixel can change the output, pixels: what lies further
+        away from an output pixel is nothing to it."""
+        return tuple(_reach([(kind, sizes[axis]) for kind, sizes in self.way]) for axis in range(3))
 
     @cached_property
     def layout(self):
@@ -102,6 +128,23 @@ class Network:
         for place in self.statistics_layout.values():
             vector[(place.start + place.stop) // 2 : place.stop] = 1
         return vector
+
+
+def _reach(way):
+    """`Network.reach` along one axis."""
+    period = int(np.prod([size for kind, size in way if kind == "pool"], dtype=int))
+    furthest = 0
+    for i in range(period):  # which inputs does output i look at? It matters where i lies.
+        first = last = i
+        for kind, size in reversed(way):
+            if kind == "conv":
+                first, last = first - size // 2, last + size // 2
+            elif kind == "upsample":
+                first, last = first // size, last // size
+            else:
+                first, last = first * size, last * size + size - 1
+        furthest = max(furthest, i - first, last - i)
+    return furthest
 
 
 def stacked(parts):
