@@ -95,8 +95,8 @@ class Rival:
     def __init__(self, training, layout="contiguous", blur=None):
         self.recipe, self.steps, self.done = training.recipe, training.steps, 0
         self.format = LAYOUTS[layout]
-        self.y = torch.from_numpy(training.y[:, :, 0]).contiguous(memory_format=self.format)
-        self.validation = torch.from_numpy(training.validation[:, :, 0]).bool()
+        self.y = torch.from_numpy(training.source.y[:, :, 0]).contiguous(memory_format=self.format)
+        self.validation = torch.from_numpy(training.source.validation[:, :, 0]).bool()
         self.net = TorchUNet(training.net, training.parameters).to(memory_format=self.format)
         g = next(m for m in training.g.models if isinstance(m, PSFConvolution))
         self.blur = TorchBlur(g.psf[0], blur) if blur else faster_blur(g.psf[0], self.y)

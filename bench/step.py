@@ -23,7 +23,7 @@ from .workload import training
 
 def infer(ours):
     """f(y), as a trained model computes it."""
-    return unet_forward(ours.y, ours.parameters, net=ours.net, statistics=ours.statistics)[0]
+    return unet_forward(ours.source.y, ours.parameters, net=ours.net, statistics=ours.statistics)[0]
 
 
 def evaluate(ours, seen):
@@ -32,7 +32,7 @@ def evaluate(ours, seen):
     parameters = tape.var(ours.parameters)
     x = unet(seen, parameters, net=ours.net)
     prediction = apply(ours.g, x)
-    loss, _ = ours.recipe.losses(x, prediction, ours.y, ours.validation)
+    loss, _ = ours.recipe.losses(x, prediction, ours.source.y, ours.source.validation)
     tape.backward(loss)
     return x.value, prediction.value, loss.value, parameters.grad
 
@@ -45,7 +45,7 @@ def check(ours, rival, layout):
     """
     exact = 1e-4 if layout == "contiguous" else 0.01
     tolerances = {"network": exact, "prediction": exact, "loss": exact, "gradient": 0.03}
-    seen = ours.y * (1 - ours.validation)
+    seen = ours.source.y * (1 - ours.source.validation)
     both = zip(evaluate(ours, seen), rival.evaluate(seen), strict=True)
     for (name, tolerance), (a, b) in zip(tolerances.items(), both, strict=True):
         off = np.linalg.norm(np.ravel(a) - np.ravel(b)) / np.linalg.norm(a)

@@ -5,23 +5,25 @@
 
 // A thread has a Philox block, so four pixels: hidden where the word is below the limit.
 extern "C" __global__ void random_mask_kernel(
-    Array<uint8, 1> mask, uint64 limit, uint64 step, uint64 stream, uint64 seed
+    Array<uint8, 1> mask, Array<const float64, 1> limit, Array<const float64, 1> step,
+    uint64 stream, uint64 seed
 ) {
     const int64 block = thread_index();
     if (4 * block >= mask.size()) return;
-    const Words w = philox(block, step, stream, seed);
+    const Words w = philox(block, uint64(step(0)), stream, seed);
+    const uint64 below_it = uint64(limit(0));
     for (int lane = 0; lane < 4; ++lane)
-        if (4 * block + lane < mask.size()) mask(4 * block + lane) = w.lane[lane] < limit;
+        if (4 * block + lane < mask.size()) mask(4 * block + lane) = w.lane[lane] < below_it;
 }
 
 // A thread has a box, and hides one pixel of it, unless that lies over the edge.
 extern "C" __global__ void stratified_mask_kernel(
-    Array<uint8, 4> mask, int64 bz, int64 by, int64 bx, int64 depth, int64 side, uint64 step,
-    uint64 stream, uint64 seed
+    Array<uint8, 4> mask, int64 bz, int64 by, int64 bx, int64 depth, int64 side,
+    Array<const float64, 1> step, uint64 stream, uint64 seed
 ) {
     const int64 box = thread_index();
     if (box >= mask.shape[0] * bz * by * bx) return;
-    const Words w = philox(box, step, stream, seed);
+    const Words w = philox(box, uint64(step(0)), stream, seed);
     const int64 z = box / (bx * by) % bz * depth + below(w.lane[0], depth);
     const int64 y = box / bx % by * side + below(w.lane[1], side);
     const int64 x = box % bx * side + below(w.lane[2], side);
@@ -32,18 +34,20 @@ extern "C" __global__ void stratified_mask_kernel(
 // A thread has a Philox block, so four pixels. `group` channels share a mask.
 extern "C" __global__ void fill_gaussian_kernel(
     Array<const real, 1> image, Array<const uint8, 1> hidden, Array<real, 1> filled, int64 group,
-    int64 plane, real mean, real sigma, real noise, uint64 step, uint64 stream, uint64 seed
+    int64 plane, real mean, real sigma, Array<const float64, 1> noise,
+    Array<const float64, 1> step, uint64 stream, uint64 seed
 ) {
     const int64 block = thread_index();
     if (4 * block >= filled.size()) return;
+    const real added = real(noise(0));
     float64 z[4] = {0, 0, 0, 0};
-    if (sigma > 0 || noise > 0) normals(block, step, stream, seed, z);
+    if (sigma > 0 || added > 0) normals(block, uint64(step(0)), stream, seed, z);
     for (int lane = 0; lane < 4; ++lane) {
         const int64 i = 4 * block + lane;
         if (i >= filled.size()) return;
         const int64 at = group == 1 ? i : i / (group * plane) * plane + i % plane;
         const real normal = real(z[lane]);
-        filled(i) = hidden(at) ? mean + sigma * normal : image(i) + noise * normal;
+        filled(i) = hidden(at) ? mean + sigma * normal : image(i) + added * normal;
     }
 }
 
@@ -52,7 +56,7 @@ extern "C" __global__ void fill_gaussian_kernel(
 // one of them is drawn.
 extern "C" __global__ void fill_neighbour_kernel(
     Array<const real, 4> image, Array<const uint8, 4> hidden, Array<real, 4> filled, int64 group,
-    int64 radius, bool pick, real mean, uint64 step, uint64 stream, uint64 seed
+    int64 radius, bool pick, real mean, Array<const float64, 1> step, uint64 stream, uint64 seed
 ) {
     const int64 depth = image.shape[1], height = image.shape[2], width = image.shape[3];
     const int64 row = thread_index() / 32;
@@ -68,7 +72,7 @@ extern "C" __global__ void fill_neighbour_kernel(
         }
         const int64 x0 = max(x - radius, 0ll), x1 = min(x + radius + 1, width);
         const int64 size_x = x1 - x0, size_yx = (y1 - y0) * size_x;
-        const Words four = philox(row * width + x, step, stream, seed);
+        const Words four = philox(row * width + x, uint64(step(0)), stream, seed);
         real value = mean;
         bool found = false;
         for (int at_throw = 0; pick && at_throw < 3 && !found; ++at_throw) {

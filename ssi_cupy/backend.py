@@ -194,6 +194,47 @@ PLACED = 512  # tables that are kept on devices
 _placed = {}
 
 
+# ---- numbers that change from step to step -------------------------------------------------------
+
+
+def in_memory(value, like=None):
+    """`value` as kernels read what changes from step to step: an array of one float64.
+
+    In memory, not among a kernel's scalar arguments, for these are frozen in a captured step.
+    float64 holds every whole number up to 2**53 exactly. What is such an array already stays it.
+    """
+    if getattr(value, "shape", ()) == (1,):
+        return value
+    return moved(np.array([value], np.float64), like)
+
+
+class Numbers:
+    """Some such numbers under their names, side by side: one small copy renews them all.
+
+    Parameters
+    ----------
+    names : sequence of str
+    like : array, optional
+        Its device is where they are kept.
+    """
+
+    def __init__(self, names, like=None):
+        self._host = np.zeros(len(names))
+        self._kept = self._host if not is_cupy(like) else cuda.upload(self._host)
+        self._at = {name: slice(i, i + 1) for i, name in enumerate(names)}
+
+    def write(self, **values):
+        """Set some of them, and copy all to where they are kept."""
+        for name, value in values.items():
+            self._host[self._at[name]] = value
+        if self._kept is not self._host:
+            self._kept.set(self._host)
+
+    def __getitem__(self, name):
+        """The array of one float64 that always holds what was last written under `name`."""
+        return self._kept[self._at[name]]
+
+
 # ---- Fourier transforms -----------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import empty, kernel, namespace, zeros
+from .backend import empty, in_memory, kernel, namespace, zeros
 from .checks import InputError, choice, number, positive_int
 from .cuda import threads_per_item
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
@@ -65,23 +65,30 @@ class RandomMask:
             left = max(0.0, 1 - step / max(self.over * steps, 1))
         return self.end + (self.start - self.end) * left
 
+    def limit(self, step, steps):
+        """A random word of 32 bits below it hides its pixel. Whole: no device rounds it."""
+        return float(round(self.density(step, steps) * 2**32))
+
     def draw(self, shape, seed, step, steps, like=None):
         """The mask of one step for images of `shape` (N, C, Z, Y, X)."""
+        return self.mark(shape, seed, step, self.limit(step, steps), like)
+
+    def mark(self, shape, seed, step, limit, like=None):
+        """The mask of a `limit`; that and `step` may be a `backend.in_memory` each."""
         mask = empty(_mask_shape(shape, self.per_channel), np.uint8, like)
-        limit = np.uint64(round(self.density(step, steps) * 2**32))  # no device rounds it
-        at = place(seed, Stream.MASK, step)
-        random_mask_kernel(chunks(mask.size), mask.reshape(-1), limit, *at)
+        at = in_memory(limit, like), *place(seed, Stream.MASK, step, like)
+        random_mask_kernel(chunks(mask.size), mask.reshape(-1), *at)
         return mask
 
 
 @kernel(grain=16, launch=threads_per_item(CHUNK))
 def random_mask_kernel(start, stop, mask, limit, step, stream, seed):
-    w = np.empty((4, CHUNK), np.uint64)
+    w, below_it = np.empty((4, CHUNK), np.uint64), np.uint64(limit[0])
     for chunk in range(start, stop):
-        fill_words(w, chunk, step, stream, seed)
+        fill_words(w, chunk, np.uint64(step[0]), stream, seed)
         first = 4 * CHUNK * chunk
         for i in range(min(4 * CHUNK, mask.size - first)):
-            mask[first + i] = w[i & 3, i >> 2] < limit
+            mask[first + i] = w[i & 3, i >> 2] < below_it
 
 
 @dataclass(frozen=True)
@@ -114,22 +121,31 @@ class StratifiedMask:
         """The side of a box in images of `shape` (N, C, Z, Y, X), pixels."""
         return max(1, round(self.fraction ** (-1 / max(1, sum(n > 1 for n in shape[2:])))))
 
+    def limit(self, step, steps):
+        """Nothing that changes from step to step, but as of `RandomMask`."""
+        return 0.0
+
     def draw(self, shape, seed, step, steps, like=None):
         """The mask of one step for images of `shape` (N, C, Z, Y, X)."""
+        return self.mark(shape, seed, step, None, like)
+
+    def mark(self, shape, seed, step, limit=None, like=None):
+        """As of `RandomMask`, with a `limit` that is not looked at."""
         mask = zeros(_mask_shape(shape, self.per_channel), np.uint8, like)
         n, c, z, y, x = mask.shape
         side = self.side(shape)
         depth = side if z > 1 else 1
         boxes = -(-z // depth), -(-y // side), -(-x // side)
         count, planes = n * c * boxes[0] * boxes[1] * boxes[2], mask.reshape(n * c, z, y, x)
-        stratified_mask_kernel(count, planes, *boxes, depth, side, *place(seed, Stream.MASK, step))
+        at = place(seed, Stream.MASK, step, like)
+        stratified_mask_kernel(count, planes, *boxes, depth, side, *at)
         return mask
 
 
 @kernel(grain=1024)
 def stratified_mask_kernel(start, stop, mask, bz, by, bx, depth, side, step, stream, seed):
     for box in range(start, stop):
-        a, b, c, _ = words(np.uint64(box), step, stream, seed)
+        a, b, c, _ = words(np.uint64(box), np.uint64(step[0]), stream, seed)
         z = box // (bx * by) % bz * depth + below(a, depth)
         y = box // bx % by * side + below(b, side)
         x = box % bx * side + below(c, side)
@@ -172,7 +188,8 @@ def keep_blind(mask, validation):
 
     Parameters
     ----------
-    mask, validation : array of uint8, one shape
+    mask : array of uint8, shape (N, 1, Z, Y, X) or (N, C, Z, Y, X)
+    validation : array of uint8, shape (N, 1, Z, Y, X)
 
     Returns
     -------
@@ -185,6 +202,13 @@ def keep_blind(mask, validation):
     xp.bitwise_or(mask, validation, out=hidden)
     xp.bitwise_xor(hidden, validation, out=counted)
     return hidden, counted
+
+
+def within(pixels, inside):
+    """The pixels of a mask that are inside: where both arrays of uint8 are 1."""
+    found = empty(pixels.shape, np.uint8, like=pixels)
+    namespace(pixels, inside).bitwise_and(pixels, inside, out=found)
+    return found
 
 
 def _mask_shape(shape, per_channel):
@@ -224,14 +248,15 @@ def fill(image, hidden, how, seed, step, *, sigma=0.2, mean=0.0, radius=None, no
         "gaussian": `mean` + `sigma` · N(0, 1). "neighbour": the value of a random pixel of the
         neighbourhood that is not hidden itself [2]_. "local_mean": the mean of all those. Where
         the whole neighbourhood is hidden, both give `mean`.
-    seed, step : int
+    seed : int
+    step : int or `backend.in_memory`
     sigma, mean : float
         In the image's units. A `mean` that was computed with the hidden pixels in it is a small
         leak; standardised images have 0.
     radius : int, optional
         The neighbourhood is (2 · radius + 1) pixels wide in every direction, cut off at the
         border. 2 for "neighbour", 1 for "local_mean".
-    noise : float
+    noise : float or `backend.in_memory`
         Standard deviation of Gaussian noise that is added to the image before pixels are hidden.
 
     Returns
@@ -247,13 +272,14 @@ def fill(image, hidden, how, seed, step, *, sigma=0.2, mean=0.0, radius=None, no
         return _fill_gaussian(image, hidden, mean, sigma, noise, seed, step)
     pick = how == "neighbour"
     radius = positive_int((2 if pick else 1) if radius is None else radius, "radius")
-    if noise:
+    if getattr(noise, "shape", ()) or noise:
         image = add_noise(image, noise, seed, step)
     filled = empty(image.shape, image.dtype, like=image)
     n, c, z, y, x = image.shape
     planes = (array.reshape(-1, z, y, x) for array in (image, hidden, filled))
     settings = c // hidden.shape[1], radius, pick, image.dtype.type(mean)
-    fill_neighbour_kernel(n * c * z * y, *planes, *settings, *place(seed, Stream.PICK, step))
+    at = place(seed, Stream.PICK, step, image)
+    fill_neighbour_kernel(n * c * z * y, *planes, *settings, *at)
     return filled
 
 
@@ -268,8 +294,8 @@ def _fill_gaussian(image, hidden, mean, sigma, noise, seed, step):
     n, c = image.shape[:2]
     group, plane = c // hidden.shape[1], image[0, 0].size
     arrays = (array.reshape(-1) for array in (image, hidden, filled))
-    levels = (image.dtype.type(level) for level in (mean, sigma, noise))
-    at = place(seed, Stream.FILL, step)
+    levels = image.dtype.type(mean), image.dtype.type(sigma), in_memory(noise, image)
+    at = place(seed, Stream.FILL, step, image)
     fill_gaussian_kernel(chunks(image.size), *arrays, group, plane, *levels, *at)
     return filled
 
@@ -279,15 +305,16 @@ def fill_gaussian_kernel(
     start, stop, image, hidden, filled, group, plane, mean, sigma, noise, step, stream, seed
 ):
     w, z = np.empty((4, CHUNK), np.uint64), np.zeros((4, CHUNK))
+    added = image.dtype.type(noise[0])
     for chunk in range(start, stop):
-        if sigma > 0 or noise > 0:
-            fill_normals(z, w, chunk, step, stream, seed)
+        if sigma > 0 or added > 0:
+            fill_normals(z, w, chunk, np.uint64(step[0]), stream, seed)
         first = 4 * CHUNK * chunk
         for i in range(first, min(first + 4 * CHUNK, filled.size)):
             # `group` channels share a mask
             at = i if group == 1 else i // (group * plane) * plane + i % plane
             normal = image.dtype.type(z[i & 3, (i - first) >> 2])
-            seen, standing_in = image[i] + noise * normal, mean + sigma * normal
+            seen, standing_in = image[i] + added * normal, mean + sigma * normal
             filled[i] = standing_in if hidden[at] else seen
 
 
@@ -307,7 +334,7 @@ def fill_neighbour_kernel(
                 continue
             x0, x1 = max(x - radius, 0), min(x + radius + 1, width)
             size_x, size_yx = x1 - x0, (y1 - y0) * (x1 - x0)
-            four = words(np.uint64(row * width + x), step, stream, seed)
+            four = words(np.uint64(row * width + x), np.uint64(step[0]), stream, seed)
             value, found = mean, False
             if pick:  # three throws, which mostly do
                 for throw in range(3):

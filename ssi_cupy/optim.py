@@ -20,10 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import empty, kernel, moved, zeros
+from .backend import empty, in_memory, kernel, moved, zeros
 from .checks import InputError, number, positive_int
 from .cuda import threads_per_item
 from .random import CHUNK, Stream, chunks, fill_normals, place
+
+BLOCK = 4096  # weights whose sum is one item's work
 
 # ---- Adam -----------------------------------------------------------------------------------
 
@@ -74,19 +76,31 @@ class Adam:
         params, gradient : array, shape (size,)
         lr : float, optional
         """
-        lr = self.lr if lr is None else lr
         _fits(params, self.first, "params")
         _fits(gradient, self.first, "gradient")
+        numbers = self.count(lr)
+        self.move(params, gradient, **{k: in_memory(v, params) for k, v in numbers.items()})
+
+    def count(self, lr=None):
+        """Count a step. Returns what is new in it, by name, for `move`."""
+        lr = self.lr if lr is None else lr
         self.steps += 1
         b1, b2 = self.betas
-        rate = lr / (1 - b1**self.steps)
-        root = 1 / math.sqrt(1 - b2**self.steps)
-        sigma = lr * self.noise / self.steps
-        levels = b1, 1 - b1, b2, 1 - b2, rate, root, self.eps, self.l2, self.l1, sigma
+        return {
+            "rate": lr / (1 - b1**self.steps),
+            "root": 1 / math.sqrt(1 - b2**self.steps),
+            "sigma": lr * self.noise / self.steps,
+            "step": self.steps - 1,
+        }
+
+    def move(self, params, gradient, *, rate, root, sigma, step):
+        """`step` without the counting: work for the device alone, on numbers in its memory."""
+        b1, b2 = self.betas
+        levels = b1, 1 - b1, b2, 1 - b2, self.eps, self.l2, self.l1
         levels = (params.dtype.type(level) for level in levels)
-        at = place(self.seed, Stream.WEIGHT_NOISE, self.steps - 1)
+        at = place(self.seed, Stream.WEIGHT_NOISE, step)
         vectors = params, gradient, self.first, self.second
-        adam_kernel(chunks(params.size), *vectors, *levels, *at)
+        adam_kernel(chunks(params.size), *vectors, *levels, rate, root, sigma, *at)
 
     def state(self):
         """What it remembers: copies of the moments, and the number of steps done."""
@@ -107,23 +121,24 @@ class Adam:
 
 @kernel(grain=16, launch=threads_per_item(CHUNK))
 def adam_kernel(
-    start, stop, w, g, first, second, b1, a1, b2, a2, rate, root, eps, l2, l1, sigma,
+    start, stop, w, g, first, second, b1, a1, b2, a2, eps, l2, l1, rate, root, sigma,
     step, stream, seed,
 ):  # fmt: skip
     zero, one, many = w.dtype.type(0), w.dtype.type(1), 4 * CHUNK
+    pace, inverse, spread = w.dtype.type(rate[0]), w.dtype.type(root[0]), w.dtype.type(sigma[0])
     for i in range(many * start, min(many * stop, w.size)):
         sign = (one if w[i] > zero else zero) - (one if w[i] < zero else zero)
         slope = g[i] + l2 * w[i] + l1 * sign
         m = b1 * first[i] + a1 * slope
         v = b2 * second[i] + a2 * slope * slope
         first[i], second[i] = m, v
-        w[i] -= np.divide(rate * m, np.sqrt(v) * root + eps)
-    if sigma > zero:
+        w[i] -= np.divide(pace * m, np.sqrt(v) * inverse + eps)
+    if spread > zero:
         words, z = np.empty((4, CHUNK), np.uint64), np.empty((4, CHUNK))
         for chunk in range(start, stop):
-            fill_normals(z, words, chunk, step, stream, seed)
+            fill_normals(z, words, chunk, np.uint64(step[0]), stream, seed)
             for i in range(many * chunk, min(many * (chunk + 1), w.size)):
-                w[i] += sigma * w.dtype.type(z[i & 3, (i >> 2) % CHUNK])
+                w[i] += spread * w.dtype.type(z[i & 3, (i >> 2) % CHUNK])
 
 
 class MovingAverage:
@@ -147,6 +162,10 @@ class MovingAverage:
         """Take `params`, shape (size,), into the average."""
         _fits(params, self.average, "params")
         self.steps += 1
+        self.fold(params)
+
+    def fold(self, params):
+        """`update` without the counting: work for the device alone."""
         kept, fresh = (params.dtype.type(part) for part in (self.decay, 1 - self.decay))
         moving_average_kernel(params.size, params, self.average, kept, fresh)
 
@@ -174,6 +193,22 @@ class MovingAverage:
 def moving_average_kernel(start, stop, params, average, kept, fresh):
     for i in range(start, stop):
         average[i] = kept * average[i] + fresh * params[i]
+
+
+def total(vector):
+    """The sum of all weights, float64: NaN or infinite where one of them is."""
+    partial = empty(-(-vector.size // BLOCK), np.float64, like=vector)
+    total_kernel(partial.size, vector, partial)
+    return partial.sum()
+
+
+@kernel(fastmath=True)
+def total_kernel(start, stop, vector, partial):
+    for block in range(start, stop):
+        found = 0.0
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, vector.size)):
+            found += np.float64(vector[i])
+        partial[block] = found
 
 
 def _fits(vector, like, name):

@@ -27,7 +27,7 @@ import secrets
 
 import numpy as np
 
-from .backend import empty, inline, kernel
+from .backend import empty, in_memory, inline, kernel
 from .checks import InputError, positive_int
 from .cuda import threads_per_item
 
@@ -155,9 +155,11 @@ def fill_normals(z, w, chunk, step, stream, seed):
 # ---- arrays of random numbers ----------------------------------------------------------------
 
 
-def place(seed, stream, step):
-    """``(step, stream, seed)`` as kernels take them: uint64, the first two below 2**32."""
-    return np.uint64(step) & WORD, np.uint64(stream) & WORD, np.uint64(seed)
+def place(seed, stream, step, like=None):
+    """``(step, stream, seed)`` as kernels take them: a `backend.in_memory`, uint64 below 2**32 and
+    uint64. `step` may be such an array already; otherwise it goes to the device of `like`."""
+    step = int(step) & 0xFFFFFFFF if not getattr(step, "shape", ()) else step
+    return in_memory(step, like), np.uint64(stream) & WORD, np.uint64(seed)
 
 
 def chunks(size):
@@ -174,8 +176,8 @@ def bits(shape, seed, stream, step=0, like=None):
     seed : int
         In [0, 2**64).
     stream : Stream or int
-    step : int
-        In [0, 2**32).
+    step : int or array of one float64
+        In [0, 2**32); an array is read where the numbers are made.
     like : array, optional
         Its device is where the result is made.
 
@@ -184,7 +186,7 @@ def bits(shape, seed, stream, step=0, like=None):
     array of uint32
     """
     y = empty(shape, np.uint32, like)
-    random_bits_kernel(chunks(y.size), y.reshape(-1), *place(seed, stream, step))
+    random_bits_kernel(chunks(y.size), y.reshape(-1), *place(seed, stream, step, like))
     return y
 
 
@@ -192,7 +194,7 @@ def bits(shape, seed, stream, step=0, like=None):
 def random_bits_kernel(start, stop, y, step, stream, seed):
     w = np.empty((4, CHUNK), np.uint64)
     for chunk in range(start, stop):
-        fill_words(w, chunk, step, stream, seed)
+        fill_words(w, chunk, np.uint64(step[0]), stream, seed)
         first = 4 * CHUNK * chunk
         for i in range(min(4 * CHUNK, y.size - first)):
             y[first + i] = w[i & 3, i >> 2]
@@ -226,7 +228,7 @@ def pick(high, seed, stream, step=0):
 def normal(shape, seed, stream, step=0, dtype=np.float32, like=None):
     """Standard normal numbers, computed in float64 and rounded once. Arguments as of `bits`."""
     y = empty(shape, dtype, like)
-    random_normal_kernel(chunks(y.size), y.reshape(-1), *place(seed, stream, step))
+    random_normal_kernel(chunks(y.size), y.reshape(-1), *place(seed, stream, step, like))
     return y
 
 
@@ -234,7 +236,7 @@ def normal(shape, seed, stream, step=0, dtype=np.float32, like=None):
 def random_normal_kernel(start, stop, y, step, stream, seed):
     w, z = np.empty((4, CHUNK), np.uint64), np.empty((4, CHUNK))
     for chunk in range(start, stop):
-        fill_normals(z, w, chunk, step, stream, seed)
+        fill_normals(z, w, chunk, np.uint64(step[0]), stream, seed)
         first = 4 * CHUNK * chunk
         for i in range(min(4 * CHUNK, y.size - first)):
             y[first + i] = z[i & 3, i >> 2]

@@ -75,6 +75,9 @@ class Recipe:
         After the training, measure means and variances for the batch norms on the whole image
         with nothing hidden, for it is on such images that the network is used. Otherwise the
         running ones of the training stay, which are of images with holes.
+    accumulate : int
+        Batches whose gradients are added up (their mean, really) before the weights follow it:
+        what does not fit into memory at once goes one after the other.
     validation : float
         The fraction of pixels that are always hidden and never in the loss.
     patience : int
@@ -107,12 +110,14 @@ class Recipe:
     weight_noise: float = 0.0
     average: float = 0.0
     calibrate: bool = False
+    accumulate: int = 1
     validation: float = 0.1
     patience: int = 0
     keep_best: bool = True
 
     def __post_init__(self):
         positive_int(self.steps, "steps")
+        positive_int(self.accumulate, "accumulate")
         choice(self.normalise, "normalise", ("range", "percentile"))
         choice(self.fill, "fill", FILLS)
         choice(self.validation_fill, "validation_fill", (None, *FILLS))

@@ -46,11 +46,16 @@ def of_psf(psf, tolerance=1e-3):
     return [s for s in every(psf.ndim) if float(np.abs(turn(image, s) - image).max()) <= limit]
 
 
-def turn(image, symmetry):
-    """`image` (N, C, Z, Y, X) turned: a contiguous copy, or the image itself for the identity."""
+def turn(image, symmetry, out=None):
+    """`image` (N, C, Z, Y, X) turned: a contiguous copy, or the image itself for the identity.
+    With `out`, an array of the turned shape, it is written there."""
     exchange, flips = symmetry
     turned = image.swapaxes(3, 4) if exchange else image
-    return contiguous(np.flip(turned, flips) if flips else turned)
+    turned = np.flip(turned, flips) if flips else turned
+    if out is None:
+        return contiguous(turned)
+    out[...] = turned
+    return out
 
 
 def turn_back(image, symmetry):

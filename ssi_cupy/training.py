@@ -13,30 +13,43 @@ import zlib
 
 import numpy as np
 
-from . import modelfile, symmetry
-from .backend import empty, host, moved, namespace, on_device
+from . import modelfile
+from .backend import Numbers, empty, host, moved, namespace, on_device, zeros
+from .batches import WholeImage
 from .checks import FileError, InputError, varying
-from .masking import fill, keep_blind, validation_pixels
+from .masking import fill, keep_blind, within
 from .ops.pad import crop, pad
 from .ops.terms import weighted_sum
 from .ops.variation import kernel_continuity
-from .optim import Adam, MovingAverage
+from .optim import Adam, MovingAverage, total
 from .physics import apply, to_dict
 from .prepare import allowed_turns, forward_model, losses_for, margin_of, network_for, units_of
-from .random import Stream, pick
 from .tape import Tape
 from .unet import parameter, unet
 
 MOMENTUM = 0.1  # of the running means and variances
+NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
+REPORT = 16  # sum of the parameters, loss, validation loss, and the loss's parts
 
 
 class Training:
     """One training: everything that changes from step to step, and the step.
 
-    All intensities here are those of the normalised image, (y − offset) / scale.
+    All intensities here are those of the normalised image, (y − offset) / scale. A step works on
+    arrays that stay where they are: what its source draws, its numbers (see `backend.Numbers`),
+    the vectors of weights, and the report, which is all that is read of it.
+
+    Parameters
+    ----------
+    model : SelfSupervisedInverse
+        Whose physics, recipe, seed and device are used; it gets the units, turns and network.
+    y : (N, C, Z, Y, X) array, on the CPU
+    steps : int
+    source : callable
+        Makes the source of batches (see `batches.py`) of ``(y, validation=, turns=, seed=)``.
     """
 
-    def __init__(self, model, y, steps):
+    def __init__(self, model, y, steps, source=WholeImage):
         recipe = self.recipe = model.recipe
         self.model, self.steps, self.seed = model, steps, model.seed
         varying(y, "image")
@@ -45,29 +58,38 @@ class Training:
             y = y[..., :side, :side]
         model.units = offset, scale = units_of(y, recipe.normalise)
         y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
-        self.mean = float(y.mean())  # on the CPU, whose sum it is on every device
-        self.y = on_device(y, model.device)
-        self.g = forward_model(model.physics, recipe, self.y, offset, scale)
+        y = on_device(y, model.device)
+        self.g = forward_model(model.physics, recipe, y, offset, scale)
         if recipe.turns:
             model.turns = allowed_turns(model.physics)
-        self.losses = losses_for(model.physics, recipe, self.y)
-        self.margin = margin_of(model.physics, recipe, self.y.shape[2:])
-        self.validation = validation_pixels(self.y.shape, recipe.validation, self.seed, like=self.y)
+        self.losses = losses_for(model.physics, recipe, y)
+        settings = {"validation": recipe.validation, "turns": model.turns, "seed": self.seed}
+        self.source = source(y, **settings)
+        shape, like = self.source.shape, self.source.like
+        self.margin = margin_of(model.physics, recipe, shape[2:])
+        one_channel = (shape[0], 1, *shape[2:])
+        self.batch = (  # target, validation pixels, pixels that the loss may look at
+            empty(shape, np.float32, like),
+            *(empty(one_channel, np.uint8, like) for _ in range(2)),
+        )
+        self.numbers = Numbers(NUMBERS, like)
+        self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
+        self.parts = ()  # names of the loss's terms
 
-        model.net = self.net = network_for(self.y)
-        self.parameters = self.net.initial_parameters(self.seed, like=self.y)
-        self.statistics = self.net.initial_statistics(like=self.y)
-        self.batch_statistics = self.net.initial_statistics(like=self.y)
+        model.net = self.net = network_for(self.batch[0])
+        self.parameters = self.net.initial_parameters(self.seed, like=like)
+        self.gradient = zeros(self.net.size, np.float32, like)
+        self.statistics = self.net.initial_statistics(like=like)
+        self.batch_statistics = self.net.initial_statistics(like=like)
         self.optimiser = Adam(
             self.net.size, np.float32, lr=recipe.lr, l1=recipe.l1, l2=recipe.l2,
-            noise=recipe.weight_noise, seed=self.seed, like=self.y,
+            noise=recipe.weight_noise, seed=self.seed, like=like,
         )  # fmt: skip
         self.average = None
         if recipe.average:
-            self.average = MovingAverage(
-                self.net.size, np.float32, decay=recipe.average, like=self.y
-            )
+            self.average = MovingAverage(self.net.size, np.float32, decay=recipe.average, like=like)
         self.schedule_state = recipe.schedule.start()
+        self.previous = self.parameters.copy()  # those that the validation loss is of
         self.best = {"validation": np.inf, "step": -1, "parameters": self.parameters.copy(),
                      "statistics": self.statistics.copy()}  # fmt: skip
         self.history = []
@@ -78,9 +100,35 @@ class Training:
         return len(self.history)
 
     def step(self):
-        """image → masking → unet → physics → losses → tape.backward → optim."""
+        """(image → masking → unet → physics → losses → tape.backward) × accumulate → optim."""
         recipe, step = self.recipe, self.done
-        y, seen, counted, validation = self._masked(step)
+        lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
+        update = self.optimiser.count(lr)
+        for part in range(recipe.accumulate):
+            draw = step * recipe.accumulate + part
+            batch = [a.reshape(self._shape(a, draw)) for a in self.batch]
+            self.source.draw(draw, *batch)
+            self.numbers.write(draw=draw, **self._levels(step), **update)
+            self._gradient(*batch)
+        self._update()
+        if self.average:
+            self.average.steps += 1
+
+        check, loss, validation, *parts = host(self.report).tolist()  # the one look at the device
+        self._watch(validation)
+        self.history.append({"step": step, "loss": loss, "validation": validation, "lr": lr})
+        if not np.isfinite(loss + check):
+            raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
+        parts = dict(zip(self.parts, parts, strict=False))
+        return self.history[-1] | {"steps": self.steps, "parts": parts}
+
+    # What follows, up to `_update`, is work for the device alone: it reads what changes from step
+    # to step from memory, and nothing of it comes back, so that it can be captured and replayed.
+
+    def _gradient(self, y, validation, inside):
+        """image → masking → unet → physics → losses → tape.backward: a gradient, added up."""
+        recipe = self.recipe
+        seen, counted, scored = self._masked(y, validation, inside)
         tape = Tape()
         parameters = tape.var(self.parameters)
         x = unet(with_margin(seen, self.margin), parameters, net=self.net,
@@ -91,51 +139,71 @@ class Training:
             kernel = parameter(parameters, net=self.net, name=self.net.last_kernel)
             weights = (1.0, recipe.continuity)
             loss = weighted_sum(loss, kernel_continuity(kernel), weights=weights)
-        validation_loss = float(self.losses.validation(prediction.value, y, validation))
-        tape.backward(loss)
+        missed = self.losses.validation(prediction.value, y, scored)
+        tape.backward(loss, loss.value * 0 + 1 / recipe.accumulate)
 
-        self._watch(validation_loss)
-        lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
-        self.optimiser.step(self.parameters, parameters.grad, lr)
+        self.gradient += parameters.grad
+        self.statistics += MOMENTUM * (self.batch_statistics - self.statistics)
+        self.parts = tuple(parts)
+        for i, value in enumerate((loss.value, missed, *parts.values()), 1):
+            self.sums[i : i + 1] += value / recipe.accumulate
+
+    def _update(self):
+        """optim: the weights follow the gradient; the report is written."""
+        self.previous[...] = self.parameters
+        numbers = {name: self.numbers[name] for name in ("rate", "root", "sigma", "step")}
+        self.optimiser.move(self.parameters, self.gradient, **numbers)
         if self.average:
-            self.average.update(self.parameters)
-        self.history.append(
-            {"step": step, "loss": float(loss.value), "validation": validation_loss, "lr": lr}
-        )
+            self.average.fold(self.parameters)
         # A ReLU hides a NaN from the loss, so the weights are looked at too.
-        if not np.isfinite(self.history[-1]["loss"] + float(self.parameters.sum())):
-            raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
-        return self.history[-1] | {"steps": self.steps, "parts": parts}
+        self.sums[:1] = total(self.parameters)
+        self.report[...] = self.sums
+        self.sums[...] = 0
+        self.gradient[...] = 0
 
-    def _masked(self, step):
-        """The image of this step, turned; what the network sees of it; what the loss looks at.
+    def _masked(self, y, validation, inside):
+        """What the network sees of a batch; what the loss looks at, and the validation loss.
 
         Validation pixels are hidden in every step. Where their stand-in is of another kind than
         that of the others, they get theirs first.
         """
-        recipe, seed, turns = self.recipe, self.seed, self.model.turns
-        turn = turns[pick(len(turns), seed, Stream.TURN, step)]
-        y, validation = (symmetry.turn(array, turn) for array in (self.y, self.validation))
-        noise = recipe.input_noise.level(step, self.steps) if recipe.input_noise else 0.0
-        options = {"sigma": recipe.fill_sigma, "mean": self.mean, "noise": noise}
+        recipe, seed, draw = self.recipe, self.seed, self.numbers["draw"]
+        noise = self.numbers["noise"] if recipe.input_noise else 0.0
+        options = {"sigma": recipe.fill_sigma, "mean": self.source.mean, "noise": noise}
         alone = recipe.validation_fill or recipe.fill
+        scored = within(validation, inside)
         if recipe.mask is None:
-            return y, fill(y, validation, alone, seed, step, **options), 1 - validation, validation
-        mask = recipe.mask.draw(y.shape, seed, step, self.steps, like=y)
+            others = within(1 - validation, inside)
+            return fill(y, validation, alone, seed, draw, **options), others, scored
+        mask = recipe.mask.mark(y.shape, seed, draw, self.numbers["limit"], like=y)
         hidden, counted = keep_blind(mask, validation)
         if alone == recipe.fill:
-            return y, fill(y, hidden, alone, seed, step, **options), counted, validation
-        seen = fill(y, hidden, alone, seed, step, mean=self.mean)
-        return y, fill(seen, counted, recipe.fill, seed, step, **options), counted, validation
+            seen = fill(y, hidden, alone, seed, draw, **options)
+        else:
+            seen = fill(y, hidden, alone, seed, draw, mean=self.source.mean)
+            seen = fill(seen, counted, recipe.fill, seed, draw, **options)
+        return seen, within(counted, inside), scored
+
+    def _levels(self, step):
+        """How many pixels are hidden in a step, and how much noise is added."""
+        mask, noise = self.recipe.mask, self.recipe.input_noise
+        return {
+            "limit": mask.limit(step, self.steps) if mask else 0.0,
+            "noise": noise.level(step, self.steps) if noise else 0.0,
+        }
+
+    def _shape(self, array, draw):
+        """That of one of the batch's arrays in the batch of a draw, which may be turned."""
+        n, _, *space = self.source.shape_of(draw)
+        return (n, array.shape[1], *space)
 
     def _watch(self, validation_loss):
-        """Running statistics; the best parameters so far; the schedule's view of it."""
-        self.statistics += MOMENTUM * (self.batch_statistics - self.statistics)
+        """The best parameters so far; the schedule's view of it."""
         self.schedule_state = self.recipe.schedule.seen(self.schedule_state, validation_loss)
         if validation_loss < self.best["validation"]:
             self.best["validation"], self.best["step"] = validation_loss, self.done
             if self.recipe.keep_best:
-                self.best["parameters"][...] = self.parameters
+                self.best["parameters"][...] = self.previous
                 self.best["statistics"][...] = self.statistics
 
     def exhausted(self):
@@ -157,12 +225,12 @@ class Training:
 
     def _calibrated(self, parameters):
         """Means and variances over the image with nothing hidden, in all its turns."""
-        y, found = with_margin(self.y, self.margin), []
-        for turn in self.model.turns:
+        found = []
+        for y in self.source.every():
             batch = empty(self.statistics.shape, self.statistics.dtype, like=y)
-            unet(symmetry.turn(y, turn), parameters, net=self.net, batch_statistics=batch)
+            unet(with_margin(y, self.margin), parameters, net=self.net, batch_statistics=batch)
             found.append(batch)
-        found = namespace(y).stack(found)
+        found = namespace(*found).stack(found)
         mean, spread = found.mean(axis=0), found.var(axis=0)
         for place in self.net.statistics_layout.values():
             middle = (place.start + place.stop) // 2
@@ -197,8 +265,8 @@ class Training:
             if self.average:
                 self.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
             for name in ("parameters", "statistics"):
-                getattr(self, name)[...] = moved(arrays[name], self.y)
-                self.best[name][...] = moved(arrays[f"best_{name}"], self.y)
+                getattr(self, name)[...] = moved(arrays[name], self.parameters)
+                self.best[name][...] = moved(arrays[f"best_{name}"], self.parameters)
             validation, step = arrays["best"].tolist()
             self.best |= {"validation": validation, "step": int(step)}
             self.schedule_state = arrays["schedule"]
@@ -214,7 +282,7 @@ class Training:
             "seed": self.seed,
             "steps": self.steps,
             "physics": fingerprint(self.model.physics),
-            "image": f"{self.y.shape}, crc {zlib.crc32(host(self.y)):08x}",
+            "image": self.source.fingerprint(),
         }
 
 

@@ -209,7 +209,7 @@ def test_the_optimiser_goes_the_same_way(threads, backwards, dtype, tolerance):
         for gradient in gradients:
             adam.step(weights, gradient)
             average.update(weights)
-        return weights, average.value(), adam.first, adam.second
+        return weights, average.value(), adam.first, adam.second, optim.total(weights)
 
     expected = walk()
     with emulated(threads, backwards):

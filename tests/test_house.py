@@ -20,7 +20,7 @@ LEVELS = (
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
-    "recipes modelfile prepare training inversion",
+    "recipes modelfile prepare batches training inversion",
     "restore",
     "cli demo doctor",
 )

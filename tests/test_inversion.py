@@ -8,6 +8,7 @@ import pytest
 
 from corridor import PSF, SMALL, Shading, picture, trained
 from ssi_cupy import backend, physics, recipes
+from ssi_cupy.batches import WholeImage
 from ssi_cupy.checks import InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.losses import Losses
@@ -72,12 +73,13 @@ def test_hidden_pixels_change_no_prediction_that_is_scored_on_them(fill, mask, m
     for other in (False, True):
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
         training = Training(model, image[None, None, None], 10)
-        drawn = mask.draw(training.y.shape, training.seed, 0, 10)
-        hidden, counted = keep_blind(drawn, training.validation)
-        assert counted.any() and not (counted & training.validation).any()
+        drawn = mask.draw(training.source.shape, training.seed, 0, 10)
+        hidden, counted = keep_blind(drawn, training.source.validation)
+        assert counted.any() and not (counted & training.source.validation).any()
         assert not (counted & ~hidden & 1).any()
         if other:
-            training.y[hidden == 1] += np.random.default_rng(5).normal(size=int(hidden.sum()))
+            others = np.random.default_rng(5).normal(size=int(hidden.sum()))
+            training.source.y[hidden == 1] += others
         training.step()
     assert hidden.any()
     np.testing.assert_array_equal(seen[0], seen[1])
@@ -89,11 +91,35 @@ def test_validation_pixels_are_never_in_the_loss():
     for other in (0.0, 3.0):
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, rng=4)
         training = Training(model, picture()[None, None, None], 10)
-        training.y[training.validation == 1] += other
+        training.source.y[training.source.validation == 1] += other
         reports = [training.step() for _ in range(3)]
         runs.append((training.parameters, [r["validation"] for r in reports]))
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     assert all(a != b for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+
+class Window(WholeImage):
+    """A source of which the loss may look at one quarter only."""
+
+    def draw(self, step, y, validation, inside):
+        super().draw(step, y, validation, inside)
+        inside[..., 12:, :] = inside[..., 10:] = 0
+
+
+@pytest.mark.parametrize("recipe", [recipes.SSI, recipes.SSI_NO_MASKING])
+def test_the_loss_looks_at_what_is_inside_alone(recipe, monkeypatch):
+    """Another target outside changes no loss, no validation loss and no parameter."""
+    recipe, runs = dataclasses.replace(recipe, validation_fill="zero"), []
+    monkeypatch.setattr("ssi_cupy.training.fill", lambda y, *args, **options: 0 * y)
+    for other in (0.0, 3.0):
+        model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
+        training = Training(model, picture((24, 20))[None, None, None], 10, source=Window)
+        training.source.y[..., 12:, :] += other
+        training.source.y[..., 10:] += other
+        reports = [training.step() for _ in range(2)]
+        runs.append([training.parameters, *((r["loss"], r["validation"]) for r in reports)])
+    for ours, theirs in zip(*runs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_validation_pixels_are_a_fixed_share():
@@ -285,6 +311,39 @@ def test_a_training_that_diverges_says_so(name):
     training.net.views(training.parameters)[name].flat[0] = np.nan
     with pytest.raises(FloatingPointError, match="diverged at step 0"):
         training.step()
+
+
+def test_gradients_of_several_batches_are_averaged():
+    """Two turns of one image, in one step: the mean of their gradients, of losses alike."""
+    recipe = dataclasses.replace(recipes.SSI, accumulate=2)
+    model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
+    together = Training(model, picture()[None, None, None], 10)
+    gradients, losses, update = [], [], together._update
+
+    def spy():
+        gradients.append(together.gradient.copy())
+        update()
+
+    together._update = spy
+    losses.append(together.step()["loss"])
+    model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, rng=4)
+    alone = Training(model, picture()[None, None, None], 10)
+    alone.numbers.write(**alone._levels(0))
+    for draw in range(2):
+        alone.source.draw(draw, *alone.batch)
+        alone.numbers.write(draw=draw)
+        alone._gradient(*alone.batch)
+    np.testing.assert_allclose(gradients[0], alone.gradient / 2, atol=1e-7)
+    assert losses[0] == pytest.approx(alone.sums[1] / 2, rel=1e-6)
+
+
+def test_the_best_parameters_are_those_that_the_validation_loss_is_of():
+    model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, rng=4)
+    training = Training(model, picture()[None, None, None], 10)
+    before = training.parameters.copy()
+    training.step()
+    assert training.best["step"] == 0 and (training.parameters != before).any()
+    np.testing.assert_array_equal(training.best["parameters"], before)
 
 
 def test_a_callback_sees_each_step_and_may_end_the_training():

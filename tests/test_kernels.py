@@ -13,7 +13,7 @@ import pytest
 
 from bench import kernels
 from emulation import emulator
-from ssi_cupy import backend, cuda
+from ssi_cupy import backend, cuda, optim
 from ssi_cupy.checks import DeviceError
 from ssi_cupy.ops import pointwise, terms
 
@@ -55,6 +55,7 @@ def test_twins_have_the_same_arguments(stem, name):
 
 def test_constants_are_those_of_the_loops():
     assert f"BLOCK = {terms.BLOCK};" in cuda.text("terms")
+    assert f"BLOCK = {optim.BLOCK};" in cuda.text("optim")
 
 
 # ---- arguments --------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def test_arguments_that_do_not_fit_are_named(args, says):
 
 def test_whole_numbers_are_not_rounded():
     image, mask = np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2), np.uint8)
-    args = [image, mask, image, 1.5, 1, True, 0.0, 0, 0, 0]
+    args = [image, mask, image, 1.5, 1, True, 0.0, np.zeros(1), 0, 0]
     with pytest.raises(TypeError, match="group is int64, not 1.5"):
         cuda.arguments("masking", "fill_neighbour_kernel", args, lambda a: a.ctypes.data)
 

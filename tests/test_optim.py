@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from ssi_cupy import backend, random
+from ssi_cupy import backend, optim, random
 from ssi_cupy.checks import InputError
 from ssi_cupy.optim import Adam, Constant, MovingAverage, OneCycle, Plateau, StepDecay
 
@@ -118,6 +118,15 @@ def test_a_resumed_run_equals_an_unbroken_one():
 def test_bad_input_is_named(make, name):
     with pytest.raises(InputError, match=name):
         make()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, None])
+def test_the_total_tells_of_a_weight_that_is_not_finite(value):
+    (w,) = vectors(1, np.float32)
+    assert optim.total(w) == pytest.approx(w.sum(dtype=np.float64), rel=1e-12)
+    if value is not None:
+        w[-1] = value
+        np.testing.assert_equal(optim.total(w), value)
 
 
 # ---- moving average -------------------------------------------------------------------------
