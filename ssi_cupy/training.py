@@ -3,7 +3,9 @@
     image → masking → unet → physics → losses → tape.backward → optim → (again)
 
 `Training.step` is that line, the loss that of Kobayashi et al. (2020), Eq. 3: the prediction of
-hidden pixels through the forward model.
+hidden pixels through the forward model. Where the losses ask for it (Papkov et al. 2023, Eq. 1) the
+network sees the batch twice, as it is and with pixels hidden: two branches of one larger batch,
+each normalised by its own statistics.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from .backend import Numbers, empty, host, moved, namespace, on_device, zeros
 from .batches import WholeImage
 from .checks import FileError, InputError, varying
 from .masking import fill, keep_blind, within
-from .ops.pad import crop, pad
+from .ops.pad import branch, crop, pad
 from .ops.terms import weighted_sum
 from .ops.variation import kernel_continuity
 from .optim import Adam, MovingAverage, total
@@ -26,8 +28,8 @@ from .physics import apply, to_dict
 from .prepare import allowed_turns, forward_model, losses_for, margin_of, network_for, units_of
 from .tape import Tape
 from .unet import parameter, unet
+from .unet.layout import stacked
 
-MOMENTUM = 0.1  # of the running means and variances
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
 REPORT = 16  # sum of the parameters, loss, validation loss, and the loss's parts
 
@@ -80,7 +82,9 @@ class Training:
         self.parameters = self.net.initial_parameters(self.seed, like=like)
         self.gradient = zeros(self.net.size, np.float32, like)
         self.statistics = self.net.initial_statistics(like=like)
-        self.batch_statistics = self.net.initial_statistics(like=like)
+        self.branches = 2 if self.losses.siamese else 1
+        shape = (self.branches, self.net.statistics_size)
+        self.batch_statistics = zeros(shape, np.float32, like)
         self.optimiser = Adam(
             self.net.size, np.float32, lr=recipe.lr, l1=recipe.l1, l2=recipe.l2,
             noise=recipe.weight_noise, seed=self.seed, like=like,
@@ -129,12 +133,21 @@ class Training:
         """image → masking → unet → physics → losses → tape.backward: a gradient, added up."""
         recipe = self.recipe
         seen, counted, scored = self._masked(y, validation, inside)
+        settings = {"branches": self.branches, "batch_statistics": self.batch_statistics}
+        others = None
+        if self.losses.siamese:
+            whole, others = self._whole(y, validation, inside)
+            seen = stacked([whole, seen])
         tape = Tape()
         parameters = tape.var(self.parameters)
-        x = unet(with_margin(seen, self.margin), parameters, net=self.net,
-                 batch_statistics=self.batch_statistics, input_gradient=False)  # fmt: skip
+        x = unet(with_margin(seen, self.margin), parameters, net=self.net, input_gradient=False,
+                 **settings)  # fmt: skip
         prediction = without_margin(apply(self.g, x), self.margin, y.shape[2:])
-        loss, parts = self.losses(x, prediction, y, counted)
+        whole = None
+        if self.losses.siamese:
+            whole = [branch(z, index=0, of=2) for z in (x, prediction)]
+            x, prediction = (branch(z, index=1, of=2) for z in (x, prediction))
+        loss, parts = self.losses(x, prediction, y, counted, whole=whole, inside=others)
         if recipe.continuity:
             kernel = parameter(parameters, net=self.net, name=self.net.last_kernel)
             weights = (1.0, recipe.continuity)
@@ -143,7 +156,8 @@ class Training:
         tape.backward(loss, loss.value * 0 + 1 / recipe.accumulate)
 
         self.gradient += parameters.grad
-        self.statistics += MOMENTUM * (self.batch_statistics - self.statistics)
+        for batch in self.batch_statistics:  # the whole pass first
+            self.statistics += self.net.momentum * (batch - self.statistics)
         self.parts = tuple(parts)
         for i, value in enumerate((loss.value, missed, *parts.values()), 1):
             self.sums[i : i + 1] += value / recipe.accumulate
@@ -168,13 +182,10 @@ class Training:
         that of the others, they get theirs first.
         """
         recipe, seed, draw = self.recipe, self.seed, self.numbers["draw"]
-        noise = self.numbers["noise"] if recipe.input_noise else 0.0
-        options = {"sigma": recipe.fill_sigma, "mean": self.source.mean, "noise": noise}
-        alone = recipe.validation_fill or recipe.fill
+        alone, options = self._stand_ins()
         scored = within(validation, inside)
         if recipe.mask is None:
-            others = within(1 - validation, inside)
-            return fill(y, validation, alone, seed, draw, **options), others, scored
+            return *self._whole(y, validation, inside), scored
         mask = recipe.mask.mark(y.shape, seed, draw, self.numbers["limit"], like=y)
         hidden, counted = keep_blind(mask, validation)
         if alone == recipe.fill:
@@ -183,6 +194,19 @@ class Training:
             seen = fill(y, hidden, alone, seed, draw, mean=self.source.mean)
             seen = fill(seen, counted, recipe.fill, seed, draw, **options)
         return seen, within(counted, inside), scored
+
+    def _whole(self, y, validation, inside):
+        """A batch with its validation pixels hidden and no others; the pixels that are not."""
+        alone, options = self._stand_ins()
+        shown = fill(y, validation, alone, self.seed, self.numbers["draw"], **options)
+        return shown, within(1 - validation, inside)
+
+    def _stand_ins(self):
+        """What stands in for validation pixels, and the options of `fill` for all."""
+        recipe = self.recipe
+        noise = self.numbers["noise"] if recipe.input_noise else 0.0
+        options = {"sigma": recipe.fill_sigma, "mean": self.source.mean, "noise": noise}
+        return recipe.validation_fill or recipe.fill, options
 
     def _levels(self, step):
         """How many pixels are hidden in a step, and how much noise is added."""
