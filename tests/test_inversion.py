@@ -56,11 +56,9 @@ def test_gradient_of_network_and_physics_and_every_loss(kind, clips):
 # ---- blindness --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fill", ["zero", "gaussian", "neighbour", "local_mean"])
-@pytest.mark.parametrize("mask", [recipes.SSI.mask, StratifiedMask(1 / 16)])
-def test_hidden_pixels_change_no_prediction_that_is_scored_on_them(fill, mask, monkeypatch):
-    """J-invariance: other values at all the hidden pixels, the same prediction everywhere."""
-    recipe = dataclasses.replace(recipes.SSI, fill=fill, mask=mask)
+def two_outputs(recipe, monkeypatch):
+    """What the network makes of an image in a first step, and with other values at all the hidden
+    pixels."""
     image, seen = picture(), []
 
     def spy(x, *args, **settings):
@@ -69,11 +67,10 @@ def test_hidden_pixels_change_no_prediction_that_is_scored_on_them(fill, mask, m
         return y
 
     monkeypatch.setattr("ssi_cupy.training.unet", spy)
-    hidden = None
     for other in (False, True):
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
         training = Training(model, image[None, None, None], 10)
-        drawn = mask.draw(training.source.shape, training.seed, 0, 10)
+        drawn = recipe.mask.draw(training.source.shape, training.seed, 0, 10)
         hidden, counted = keep_blind(drawn, training.source.validation)
         assert counted.any() and not (counted & training.source.validation).any()
         assert not (counted & ~hidden & 1).any()
@@ -81,8 +78,24 @@ def test_hidden_pixels_change_no_prediction_that_is_scored_on_them(fill, mask, m
             others = np.random.default_rng(5).normal(size=int(hidden.sum()))
             training.source.y[hidden == 1] += others
         training.step()
-    assert hidden.any()
-    np.testing.assert_array_equal(seen[0], seen[1])
+    return seen
+
+
+@pytest.mark.parametrize("fill", ["zero", "gaussian", "neighbour", "local_mean"])
+@pytest.mark.parametrize("mask", [recipes.SSI.mask, StratifiedMask(1 / 16)])
+def test_hidden_pixels_change_no_prediction_that_is_scored_on_them(fill, mask, monkeypatch):
+    """J-invariance: other values at all the hidden pixels, the same prediction everywhere."""
+    recipe = dataclasses.replace(recipes.SSI, fill=fill, mask=mask)
+    np.testing.assert_array_equal(*two_outputs(recipe, monkeypatch))
+
+
+def test_of_two_passes_only_the_masked_one_is_blind(monkeypatch):
+    """What makes Noise2Same another method than Noise2Self: f(y) sees what it is compared with."""
+    losses = Losses(blind_spot=0, reconstruction=1, invariance=2)
+    before, after = two_outputs(dataclasses.replace(recipes.SSI, losses=losses), monkeypatch)
+    assert len(before) == 2  # the whole pass, the masked pass
+    np.testing.assert_array_equal(before[1], after[1])
+    assert np.abs(before[0] - after[0]).max() > 1e-3
 
 
 def test_validation_pixels_are_never_in_the_loss():
