@@ -5,6 +5,14 @@
 
 #include "common.cuh"
 
+// Which entry of an affine is that of row (n, c): each branch of images has entries of its own.
+__device__ inline int64 column_of(
+    int64 row, const Array<const real, 5>& x, const Array<const real, 2>& affine
+) {
+    const int64 channels = x.shape[1];
+    return row / channels * (affine.shape[1] / channels) / x.shape[0] * channels + row % channels;
+}
+
 // Of each run of pixels, Σ (x − pivot) and Σ (x − pivot)².
 extern "C" __global__ void batch_moments_kernel(
     Array<const real, 5> x, Array<const real, 1> pivot, Array<float64, 4> partial, int64 block
@@ -33,9 +41,9 @@ extern "C" __global__ void batch_moments_kernel(
 extern "C" __global__ void batch_norm_forward_kernel(
     Array<const real, 5> x, Array<const real, 2> affine, Array<real, 5> y, bool relu
 ) {
-    const int64 row = blockIdx.x, channel = row % x.shape[1];
+    const int64 row = blockIdx.x, column = column_of(row, x, affine);
     const int64 pixels = x.shape[2] * x.shape[3] * x.shape[4];
-    const real scale = affine(0, channel), shift = affine(1, channel);
+    const real scale = affine(0, column), shift = affine(1, column);
     for (int64 i = int64(blockIdx.y) * blockDim.x + threadIdx.x; i < pixels;
          i += int64(gridDim.y) * blockDim.x) {
         const real v = x.flat(row * pixels + i) * scale + shift;
@@ -49,11 +57,12 @@ extern "C" __global__ void batch_norm_sums_kernel(
     Array<const real, 1> centre, Array<float64, 4> partial, bool relu, int64 block
 ) {
     __shared__ float64 shared[32];
-    const int64 blocks = partial.shape[2], row = blockIdx.x / blocks, channel = row % x.shape[1];
+    const int64 blocks = partial.shape[2], row = blockIdx.x / blocks;
+    const int64 column = column_of(row, x, affine);
     const int64 pixels = x.shape[2] * x.shape[3] * x.shape[4];
     const int64 first = blockIdx.x % blocks * block;
     const int64 last = first + block < pixels ? first + block : pixels;
-    const real scale = affine(0, channel), shift = affine(1, channel), mean = centre(channel);
+    const real scale = affine(0, column), shift = affine(1, column), mean = centre(column);
     // A thread sums some hundred pixels in the arrays' own precision, the block in double.
     real total = 0, product = 0;
     for (int64 i = first + threadIdx.x; i < last; i += blockDim.x) {
@@ -71,21 +80,24 @@ extern "C" __global__ void batch_norm_sums_kernel(
     }
 }
 
-// gx = a · gy + b · (x − μ) + c, with the three coefficients of each channel.
+// gx = a · gy + b · (x − μ) + c, with the three coefficients of each channel; `plus` is added.
 extern "C" __global__ void batch_norm_backward_kernel(
     Array<const real, 5> x, Array<const real, 2> affine, Array<const real, 5> gy,
-    Array<const real, 1> centre, Array<const real, 2> coefficients, Array<real, 5> gx, bool relu
+    Array<const real, 1> centre, Array<const real, 2> coefficients,
+    Array<const real, 5> plus, Array<real, 5> gx, bool relu
 ) {
-    const int64 row = blockIdx.x, channel = row % x.shape[1];
+    const int64 row = blockIdx.x, column = column_of(row, x, affine);
     const int64 pixels = x.shape[2] * x.shape[3] * x.shape[4];
-    const real scale = affine(0, channel), shift = affine(1, channel), mean = centre(channel);
-    const real a = coefficients(0, channel), b = coefficients(1, channel);
-    const real c = coefficients(2, channel);
+    const real scale = affine(0, column), shift = affine(1, column), mean = centre(column);
+    const real a = coefficients(0, column), b = coefficients(1, column);
+    const real c = coefficients(2, column);
+    const bool add = plus.size() > 0;
     for (int64 i = int64(blockIdx.y) * blockDim.x + threadIdx.x; i < pixels;
          i += int64(gridDim.y) * blockDim.x) {
         const real v = x.flat(row * pixels + i);
         real g = gy.flat(row * pixels + i);
         if (relu && !(v * scale + shift > 0)) g = 0;
-        gx.flat(row * pixels + i) = a * g + b * (v - mean) + c;
+        g = a * g + b * (v - mean) + c;
+        gx.flat(row * pixels + i) = add ? g + plus.flat(row * pixels + i) : g;
     }
 }

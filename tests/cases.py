@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from ssi_cupy.ops.add import add
 from ssi_cupy.ops.conv import conv
 from ssi_cupy.ops.direct_convolution import direct_convolution
 from ssi_cupy.ops.fft_convolution import fft_convolution
@@ -20,6 +21,7 @@ from ssi_cupy.ops.norm import batch_norm
 from ssi_cupy.ops.pad import branch, crop, pad
 from ssi_cupy.ops.pointwise import clamp, relu, sensor_response
 from ssi_cupy.ops.pool import max_pool
+from ssi_cupy.ops.strided import join, strided_conv, transposed_conv
 from ssi_cupy.ops.terms import bound, invariance, masked_loss, positivity, weighted_sum
 from ssi_cupy.ops.upsample import concat, upsample, upsample_concat
 from ssi_cupy.ops.variation import kernel_continuity, total_variation
@@ -115,6 +117,16 @@ row("batch norm, inference", batch_norm, norm_inputs,
     wrt=(0, 1, 2), statistics=some_statistics)  # fmt: skip
 
 
+def by_branch(x, gamma, beta):
+    return np.concatenate([normalised(some, gamma, beta, True) for some in np.split(x, 2)])
+
+
+row("batch norm and relu, two branches", batch_norm, normal((4, 3, 2, 5, 6), (3,), (3,)),
+    by_branch, wrt=(0, 1, 2), relu=True, branches=2)  # fmt: skip
+row("add", add, normal((2, 3, 1, 91, 93), (2, 3, 1, 91, 93)), np.add,
+    wrt=(0, 1), linear=(0, 1))  # fmt: skip
+
+
 def windows_max(x, wz, wy, wx):
     n, c, *size = x.shape
     z, y, w = size[0] // wz, size[1] // wy, size[2] // wx
@@ -144,6 +156,63 @@ row("concat", concat, normal((2, 3, 1, 4, 5), (2, 2, 1, 4, 5)),
 row("upsample and concat", upsample_concat, normal((2, 3, 1, 9, 8), (2, 2, 1, 4, 4)),
     lambda a, b: np.concatenate([a, repeated(b, (1, 9, 8), (1, 2, 2))], 1),
     wrt=(0, 1), linear=(0, 1))  # fmt: skip
+
+
+def stepped(x, w, b=None):
+    """A kernel that steps by its own size, over x with zeros behind its far ends."""
+    block = w.shape[2:]
+    behind = [(0, -n % s) for n, s in zip(x.shape[2:], block, strict=True)]
+    x = np.pad(x, [(0, 0)] * 2 + behind)
+    y = sum(
+        np.einsum("oi,nizyx->nozyx", w[:, :, a, b, c],
+                  x[:, :, a :: block[0], b :: block[1], c :: block[2]])
+        for a, b, c in np.ndindex(block)
+    )  # fmt: skip
+    return y if b is None else y + b[:, None, None, None]
+
+
+def spread(x, w, b=None, size=None):
+    """Every pixel of x times the kernel, side by side; cut to `size`, or zeros up to it."""
+    blocks = np.einsum("nizyx,ioabc->nozaybxc", x, w)
+    n, o, *rest = blocks.shape
+    y = blocks.reshape(n, o, rest[0] * rest[1], rest[2] * rest[3], rest[4] * rest[5])
+    if b is not None:
+        y = y + b[:, None, None, None]
+    size = size or y.shape[2:]
+    y = y[:, :, : size[0], : size[1], : size[2]]
+    return np.pad(y, [(0, 0)] * 2 + [(0, s - m) for s, m in zip(size, y.shape[2:], strict=True)])
+
+
+def beside(skip, x, w, b, how="concat"):
+    up = spread(x, w, b, skip.shape[2:])
+    return np.concatenate([skip, up], 1) if how == "concat" else skip + up
+
+
+for name, x, w in [
+    ("strided conv 2×2, odd", (2, 3, 1, 7, 9), (5, 3, 1, 2, 2)),
+    ("strided conv 2×2×2, odd along Z", (1, 9, 5, 6, 8), (10, 9, 2, 2, 2)),
+    ("strided conv 1×2×2 on planes", (1, 2, 3, 6, 5), (3, 2, 1, 2, 2)),
+    ("strided conv 2×3×3", (2, 2, 4, 7, 8), (3, 2, 2, 3, 3)),
+]:
+    row(name, strided_conv, normal(x, w, w[:1]), stepped, wrt=(0, 1, 2), linear=(0,))
+row("strided conv without bias", strided_conv, normal((1, 2, 1, 8, 8), (3, 2, 1, 2, 2)), stepped,
+    wrt=(0, 1), linear=(0,))  # fmt: skip
+for name, x, w, size in [
+    ("transposed conv 2×2", (2, 3, 1, 4, 5), (3, 5, 1, 2, 2), None),
+    ("transposed conv 2×2, cut", (1, 9, 1, 4, 5), (9, 10, 1, 2, 2), (1, 7, 9)),
+    ("transposed conv 2×2×2, cut and filled", (1, 2, 2, 3, 4), (2, 3, 2, 2, 2), (3, 7, 8)),
+    ("transposed conv 1×2×3", (1, 2, 3, 3, 2), (2, 3, 1, 2, 3), (3, 6, 5)),
+]:
+    row(name, transposed_conv, normal(x, w, w[1:2]), partial(spread, size=size),
+        wrt=(0, 1, 2), linear=(0,), size=size)  # fmt: skip
+row("transposed conv without bias", transposed_conv, normal((1, 2, 1, 4, 4), (2, 3, 1, 2, 2)),
+    spread, wrt=(0, 1), linear=(0,))  # fmt: skip
+for how in ("concat", "add"):
+    row(f"join by {how}", join, normal((2, 3, 1, 7, 9), (2, 4, 1, 4, 5), (4, 3, 1, 2, 2), (3,)),
+        partial(beside, how=how), wrt=(0, 1, 2, 3), linear=(0, 1), how=how)  # fmt: skip
+    row(f"join by {how}, 3-D, not full", join,
+        normal((1, 2, 5, 5, 7), (1, 3, 2, 2, 3), (3, 2, 2, 2, 2), (2,)),
+        partial(beside, how=how), wrt=(0, 1, 2, 3), linear=(0, 1), how=how)  # fmt: skip
 
 
 # ---- terms ------------------------------------------------------------------------------------

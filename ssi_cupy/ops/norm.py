@@ -16,20 +16,24 @@ Backward, in training mode, where μ and σ depend on every x::
 
 With ``relu=True`` y goes through max(·, 0), and gy above is set to 0 where y ≤ 0. In inference mode
 μ and σ are given, and gx = scale · gy.
+
+With k *branches*, x holds k equal groups along N, and each has μ, σ, scale and shift of its own: an
+affine then is (2, k · C), the first branch's channels first. gγ and gβ are sums over the branches.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..backend import contiguous, empty, kernel, namespace
+from ..backend import contiguous, empty, inline, kernel, namespace
+from ..checks import InputError
 from ..cuda import blocks_per_item
 from ..tape import op
 
 BLOCK = 16384  # pixels of a partial sum
 
 
-def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False):
+def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False, branches=1):
     """y = γ (x − μ) / √(σ² + ε) + β, per channel.
 
     Parameters
@@ -41,50 +45,66 @@ def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False)
         Inference mode: take these, two (C,) arrays, in place of the batch's own.
     relu : bool
         Return max(y, 0).
+    branches : int
+        Normalise each of so many groups of images by its own statistics.
     """
     x = contiguous(x)
+    if x.shape[0] % branches:
+        raise InputError("branches", f"a divisor of N = {x.shape[0]}", branches)
     if statistics is None:
-        mean, variance = batch_statistics(x)
+        mean, variance = batch_statistics(x, branches)
     else:
         mean, variance = statistics
     affine, saved = batch_affine(x, mean, variance, gamma, beta, eps, statistics is None, relu)
-    y = empty(x.shape, x.dtype, like=x)
-    batch_norm_forward_kernel(x.shape[0] * x.shape[1], x, affine, y, relu)
-    return y, saved
+    return normalised(x, affine, relu), saved
 
 
-def batch_norm_backward(gy, saved):
-    """(gx, gγ, gβ)."""
+def batch_norm_backward(gy, saved, *, plus=None):
+    """(gx, gγ, gβ). `plus`, of x's shape, is added to gx: of a map that has another reader."""
     x, affine, mean, inverse_std, training, relu = saved
     xp = namespace(gy)
     gy = contiguous(gy)
     n, channels = x.shape[:2]
     pixels = x[0, 0].size
     blocks = -(-pixels // BLOCK)
-    centre = mean.astype(x.dtype)
+    branches = affine.shape[1] // channels
+    centre = contiguous(mean.astype(x.dtype).reshape(-1))
     partial = empty((n, channels, blocks, 2), np.float64, like=x)
     batch_norm_sums_kernel(n * channels * blocks, x, affine, gy, centre, partial, relu, BLOCK)
-    g_beta, g_gamma = xp.moveaxis(partial.sum(axis=(0, 2)), 1, 0)
+    g_beta, g_gamma = xp.moveaxis(_sums(partial, branches), -1, 0)  # (channels,) or by branch
     g_gamma = g_gamma * inverse_std
     # gx = a · gy + b · (x − μ) + c
-    coefficients = empty((3, channels), x.dtype, like=x)
+    coefficients = empty((3, branches * channels), x.dtype, like=x)
     coefficients[0] = affine[0]
     if training:
-        count = n * pixels
-        coefficients[1] = -affine[0] * inverse_std * g_gamma / count
-        coefficients[2] = -affine[0] * g_beta / count
+        count = n // branches * pixels
+        coefficients[1] = -affine[0] * inverse_std.reshape(-1) * g_gamma.reshape(-1) / count
+        coefficients[2] = -affine[0] * g_beta.reshape(-1) / count
     else:
         coefficients[1:] = 0
     gx = empty(x.shape, x.dtype, like=x)
-    batch_norm_backward_kernel(n * channels, x, affine, gy, centre, coefficients, gx, relu)
+    plus = empty((0,) * 5, x.dtype, like=x) if plus is None else contiguous(plus)
+    batch_norm_backward_kernel(n * channels, x, affine, gy, centre, coefficients, plus, gx, relu)
+    if branches > 1:
+        g_gamma, g_beta = g_gamma.sum(axis=0), g_beta.sum(axis=0)
     return gx, g_gamma.astype(x.dtype), g_beta.astype(x.dtype)
 
 
 batch_norm = op(batch_norm_forward, batch_norm_backward)
 
 
-def batch_statistics(x):
-    """(mean, variance) of each channel, (C,) float64 arrays. The variance is the biased one."""
+def normalised(x, affine, relu=True):
+    """relu(scale · x + shift), written: for a reader that cannot apply the affine itself."""
+    y = empty(x.shape, x.dtype, like=x)
+    batch_norm_forward_kernel(x.shape[0] * x.shape[1], x, affine, y, relu)
+    return y
+
+
+def batch_statistics(x, branches=1):
+    """(mean, variance) of each channel, (C,) float64 arrays, or (branches, C) of several.
+
+    The variance is the biased one.
+    """
     n, channels = x.shape[:2]
     pixels = x[0, 0].size
     blocks = -(-pixels // BLOCK)
@@ -92,8 +112,15 @@ def batch_statistics(x):
     pivot = contiguous(x[0, :, 0, 0, 0])
     partial = empty((n, channels, blocks, 2), np.float64, like=x)
     batch_moments_kernel(n * channels * blocks, x, pivot, partial, BLOCK)
-    sums = partial.sum(axis=(0, 2)).T
-    return moments_to_statistics(sums, pivot, n * pixels)
+    sums = namespace(x).moveaxis(_sums(partial, branches), -1, 0)
+    return moments_to_statistics(sums, pivot, n // branches * pixels)
+
+
+def _sums(partial, branches):
+    """Over images and blocks: (N, C, blocks, 2) → (C, 2), or (branches, C, 2) of several."""
+    if branches == 1:
+        return partial.sum(axis=(0, 2))
+    return partial.reshape(branches, -1, *partial.shape[1:]).sum(axis=(1, 3))
 
 
 def moments_to_statistics(sums, pivot, count):
@@ -103,15 +130,26 @@ def moments_to_statistics(sums, pivot, count):
 
 
 def batch_affine(x, mean, variance, gamma, beta, eps=1e-5, training=True, relu=True):
-    """The (2, C) pair (scale, shift), and what `batch_norm_backward` wants to have saved."""
+    """The pair (scale, shift), (2, C), and what `batch_norm_backward` wants to have saved.
+
+    From (branches, C) means and variances a (2, branches · C) pair.
+    """
     inverse_std = 1 / np.sqrt(variance.astype(np.float64) + eps)
     scale = gamma * inverse_std
-    affine = empty((2, len(gamma)), x.dtype, like=x)
-    affine[0], affine[1] = scale, beta - scale * mean
+    affine = empty((2, scale.size), x.dtype, like=x)
+    affine[0], affine[1] = scale.reshape(-1), (beta - scale * mean).reshape(-1)
     return affine, (x, affine, mean, inverse_std, training, relu)
 
 
 # ---- the loops --------------------------------------------------------------------------------
+
+
+@inline
+def _column(row, x, affine):
+    """Which entry of an affine is that of row (n, c) of x."""
+    channels = x.shape[1]
+    branch = row // channels * (affine.shape[1] // channels) // x.shape[0]
+    return branch * channels + row % channels
 
 
 @kernel(fastmath=True)
@@ -136,7 +174,8 @@ def batch_norm_forward_kernel(start, stop, x, affine, y, relu):
     source = x.reshape(x.shape[0] * channels, -1)
     target = y.reshape(x.shape[0] * channels, -1)
     for row in range(start, stop):
-        scale, shift = affine[0, row % channels], affine[1, row % channels]
+        column = _column(row, x, affine)
+        scale, shift = affine[0, column], affine[1, column]
         for i in range(source.shape[1]):
             v = source[row, i] * scale + shift
             target[row, i] = v if v > 0 or not relu else x.dtype.type(0)
@@ -153,8 +192,8 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
     zero = x.dtype.type(0)
     for item in range(start, stop):
         row, first = item // blocks, item % blocks * block
-        channel = row % channels
-        scale, shift, mean = affine[0, channel], affine[1, channel], centre[channel]
+        column = _column(row, x, affine)
+        scale, shift, mean = affine[0, column], affine[1, column], centre[column]
         total, product = 0.0, 0.0
         # Sums of 256 in the arrays' own precision, these summed in double: as fast as the former,
         # as exact as the latter.
@@ -173,18 +212,22 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
 
 
 @kernel(launch=blocks_per_item)
-def batch_norm_backward_kernel(start, stop, x, affine, gy, centre, coefficients, gx, relu):
+def batch_norm_backward_kernel(start, stop, x, affine, gy, centre, coefficients, plus, gx, relu):
     channels = x.shape[1]
+    other = plus.reshape(plus.shape[0] * plus.shape[1], -1)
     source = x.reshape(x.shape[0] * channels, -1)
     gradient = gy.reshape(x.shape[0] * channels, -1)
     target = gx.reshape(x.shape[0] * channels, -1)
     for row in range(start, stop):
-        channel = row % channels
-        scale, shift, mean = affine[0, channel], affine[1, channel], centre[channel]
-        a, b, c = coefficients[0, channel], coefficients[1, channel], coefficients[2, channel]
+        column = _column(row, x, affine)
+        scale, shift, mean = affine[0, column], affine[1, column], centre[column]
+        a, b, c = coefficients[0, column], coefficients[1, column], coefficients[2, column]
         for i in range(source.shape[1]):
             v = source[row, i]
             g = gradient[row, i]
             if relu:
                 g = g if v * scale + shift > 0 else x.dtype.type(0)
             target[row, i] = a * g + b * (v - mean) + c
+        if plus.size:
+            for i in range(source.shape[1]):
+                target[row, i] += other[row, i]
