@@ -37,7 +37,7 @@ class Losses:
         + invariance_blurred · √(mean over masked (g(x) − g(x_m))²)                     inv
         + bound · mean(relu(low − x) + relu(x − high))    (the mean squared on request) bound(d)
         + bound_blurred · the same of g(x)                                              bound
-        + positivity · mean|min(x, 0)| / scale
+        + positivity · mean|min(x − zero, 0)| / scale
         + tv · mean √(|∇x|² + tv_eps²)
 
     Attributes
@@ -56,8 +56,9 @@ class Losses:
     low, high : float
         The bounds of x.
     bound_squared : bool
-    scale : float
-        The unit of x for positivity: 1, or the standard deviation of the data.
+    zero, scale : float
+        What x is where there is no light; and its unit for positivity, which may be the standard
+        deviation of the data.
     tv_eps : float
         Differences far below it are punished by their squares, far above it by their size.
     spacing : three of float
@@ -77,6 +78,7 @@ class Losses:
     low: float = 0.0
     high: float = 1.0
     positivity: float = 0.0
+    zero: float = 0.0
     scale: float = 1.0
     tv: float = 0.0
     tv_eps: float = 1e-3
@@ -86,7 +88,7 @@ class Losses:
         choice(self.kind, "kind", terms.KINDS)
         choice(self.normalise, "normalise", ("pixels", "masked"))
         for field in fields(self):
-            if field.type == "float" and field.name not in ("low", "high"):
+            if field.type == "float" and field.name not in ("low", "high", "zero"):
                 number(getattr(self, field.name), field.name, low=0)
         if not any(getattr(self, name) for name in WEIGHTS):
             raise InputError("blind_spot", "at least one term with a weight above 0", "none")
@@ -132,7 +134,7 @@ class Losses:
             "invariance_blurred": lambda: terms.invariance(blurred, prediction, mask),
             "bound": lambda: terms.bound(sharp, **limits),
             "bound_blurred": lambda: terms.bound(blurred, **limits),
-            "positivity": lambda: terms.positivity(sharp, scale=self.scale),
+            "positivity": lambda: terms.positivity(sharp, zero=self.zero, scale=self.scale),
             "tv": lambda: variation.total_variation(sharp, eps=self.tv_eps, spacing=self.spacing),
         }  # fmt: skip
         named = {name: term() for name, term in terms_of.items() if getattr(self, name)}

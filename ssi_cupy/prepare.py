@@ -70,9 +70,22 @@ def _in_units(g, offset, scale, y):
     return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
 
 
-def losses_for(g, recipe, y):
-    """The losses of a recipe; with ``adaptive``, in units of the noise of `y`."""
+def losses_for(g, recipe, y, offset=0.0, scale=1.0):
+    """The losses of a recipe in units of the normalised image `y`.
+
+    A recipe counts positivity from where the data are 0. Its bounds are those of the normalised
+    image or, where that is standardised, parts of the image's range, in which their terms are
+    measured too. With ``adaptive``, some settings are multiples of the noise of `y`.
+    """
     losses = recipe.losses
+    losses = dataclasses.replace(losses, zero=(losses.zero - offset) / scale)
+    if recipe.normalise == "standardise":
+        low, high = float(y.min()), float(y.max())
+        unit = (high - low) ** (2 if losses.bound_squared else 1)
+        losses = dataclasses.replace(
+            losses, low=low + losses.low * (high - low), high=low + losses.high * (high - low),
+            bound=losses.bound / unit, bound_blurred=losses.bound_blurred / unit,
+        )  # fmt: skip
     if not recipe.adaptive:
         return losses
     noise = max(_noise(g, y), LEAST_NOISE)

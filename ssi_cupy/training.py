@@ -64,7 +64,7 @@ class Training:
         self.g = forward_model(model.physics, recipe, y, offset, scale)
         if recipe.turns:
             model.turns = allowed_turns(model.physics)
-        self.losses = losses_for(model.physics, recipe, y)
+        self.losses = losses_for(model.physics, recipe, y, offset, scale)
         settings = {"validation": recipe.validation, "turns": model.turns, "seed": self.seed}
         self.source = source(y, **settings)
         shape, like = self.source.shape, self.source.like

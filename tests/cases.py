@@ -273,6 +273,8 @@ row("bound between others", bound, away_from_limits,
     low=0.02, high=0.97)  # fmt: skip
 row("positivity", positivity, away_from_limits,
     lambda x: np.mean(np.abs(np.minimum(x, 0))) / 2.5, scale=2.5)  # fmt: skip
+row("positivity above another zero", positivity, away_from_limits,
+    lambda x: np.mean(np.maximum(0.97 - x, 0)), zero=0.97)  # fmt: skip
 
 
 def gradient_length(x, eps, spacing=(1, 1, 1)):

@@ -10,7 +10,7 @@ With the mean over all pixels p of all N images and C channels, and n their numb
                              δ (|r| − δ/2), above         = δ sign r
     bound             E = mean(relu(l − x) + relu(x − h))
                       L = E, or E²                  gx = gL · (1 or 2 E) · ([x > h] − [x < l]) / n
-    positivity        L = mean|min(x, 0)| / s       gx = −gL · [x < 0] / (s n)
+    positivity        L = mean|min(x − o, 0)| / s   gx = −gL · [x < o] / (s n)
     invariance        L = √(Σ m (a − b)² / Σ m)     ga = gL · m (a − b) / (L Σ m), gb = −ga
     weighted_sum      L = Σ aᵢ Lᵢ                   gLᵢ = gL · aᵢ
 
@@ -195,11 +195,11 @@ def bound_backward(gl, saved):
     return gx
 
 
-def positivity_forward(x, *, scale=1.0):
-    """The mean of |min(x, 0)|, in units of `scale` (a standard deviation, say)."""
+def positivity_forward(x, *, zero=0.0, scale=1.0):
+    """The mean of |min(x − `zero`, 0)|, in units of `scale` (a standard deviation, say)."""
     number(scale, "scale", low=np.finfo(np.float64).tiny)
-    excess = _excess(x, 0.0, np.inf) / (x.size * scale)
-    return excess.astype(x.dtype), (x, 0.0, np.inf, 1 / scale)
+    excess = _excess(x, zero, np.inf) / (x.size * scale)
+    return excess.astype(x.dtype), (x, zero, np.inf, 1 / scale)
 
 
 def _excess(x, low, high):
