@@ -10,7 +10,7 @@ import numpy as np
 
 from . import symmetry
 from .backend import empty, host
-from .checks import InputError
+from .checks import InputError, positive_int
 from .noise import estimate_noise
 from .physics import (
     Clamp,
@@ -139,7 +139,10 @@ def network_for(y):
 
 
 def units_of(y, normalise):
-    """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1."""
+    """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1; with
+    "standardise", such that its mean is 0 and its standard deviation 1."""
+    if normalise == "standardise":
+        return float(y.mean()), float(y.std())
     low, high = float(y.min()), float(y.max())
     if normalise == "percentile":
         some = np.percentile(y, (0.5, 99.5))
@@ -155,6 +158,39 @@ def allowed_turns(g):
     if isinstance(g, PSFConvolution):
         return symmetry.of_psf(g.psf[0] if len(g.psf) == 1 else g.psf)
     return [symmetry.IDENTITY]
+
+
+def reach_of(g):
+    """How many pixels along (Z, Y, X) the light of a point may move to either side.
+
+    A forward model of one's own that treats all places alike says it by an attribute ``reach``.
+
+    Raises
+    ------
+    InputError
+        For a model that does not say: it cannot be applied to a part of an image.
+    """
+    if isinstance(g, Composition):
+        return tuple(map(sum, zip(*map(reach_of, g.models), strict=True)))
+    if isinstance(g, PSFConvolution):
+        return tuple(k // 2 for k in g.psf.shape)
+    if isinstance(g, (Identity, Clamp, SensorResponse)):
+        return (0, 0, 0)
+    if isinstance(g, InUnits):
+        return reach_of(g.g)
+    reach = getattr(g, "reach", None)
+    try:
+        return tuple(positive_int(n, "reach", minimum=0) for n in np.broadcast_to(reach, 3))
+    except (TypeError, ValueError):
+        expected = "for training on patches, a model with an attribute reach = (z, y, x), pixels"
+        raise InputError("physics", expected, f"{type(g).__name__} with {reach}") from None
+
+
+def wraps(g):
+    """Whether the other side of the image lies beyond its border."""
+    if isinstance(g, (Composition, InUnits)):
+        return any(map(wraps, g.models if isinstance(g, Composition) else [g.g]))
+    return getattr(g, "mode", None) == "wrap"
 
 
 def margin_of(g, recipe, shape):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from . import symmetry
 from .checks import InputError, choice, number, positive_int
 from .losses import Losses
 from .masking import FILLS, NoiseLevel, RandomMask, StratifiedMask
@@ -21,17 +22,29 @@ __all__ = ["DEFAULT", "SSI", "SSI_NO_MASKING", "Recipe", "get", "names", "seed_f
 class Recipe:
     """How a network is trained on an image, and applied to it.
 
-    Intensities are in units of the normalised image, which runs from about 0 to about 1.
+    Intensities are in units of the normalised image: it runs from about 0 to about 1 or, with
+    "standardise", has mean 0 and standard deviation 1.
 
     Attributes
     ----------
     name : str
     steps : int
-        Training steps; one step sees the whole image once.
-    normalise : {"range", "percentile"}
-        What becomes 0 and 1: the least and greatest pixel, or the 0.5th and 99.5th percentile.
+        Training steps; one step sees the whole image once, or `batch` patches.
+    normalise : {"range", "percentile", "standardise"}
+        What becomes 0 and 1: the least and greatest pixel, or the 0.5th and 99.5th percentile;
+        "standardise" takes off the mean and divides by the standard deviation. Of many images,
+        one for all that are trained on.
     crop : int, optional
         Train on the first ``min(Y, X, crop)²`` pixels only.
+    patch : int, optional
+        Train on random squares (cubes) of so many pixels a side, cut out with a halo as wide as
+        the PSF reaches (see `patches.py`), instead of on the whole image. Needed for a set of
+        images. There is no `margin` then.
+    batch : int
+        Patches of one batch.
+    epoch : int
+        With patches: steps between two validations, on patches that stay the same. `patience` and
+        the schedule count validations then.
     mask : RandomMask, StratifiedMask or None
         Which pixels are hidden in each step. None hides none, and the loss looks at all.
     fill : {"zero", "gaussian", "neighbour", "local_mean"}
@@ -45,9 +58,9 @@ class Recipe:
     margin : bool
         Restore what lies up to a PSF's radius beyond the border too, and cut it off at the end;
         see `prepare.margin_of`.
-    turns : bool
+    turns : bool or tuple of symmetries
         Train on turns and flips of the image, and average the restoration over them: only by
-        symmetries that the forward model has.
+        symmetries that the forward model has, or by those that are given (see `symmetry.py`).
     losses : Losses
     adaptive : bool
         The losses' ``delta`` and ``tv`` are multiples of the noise estimated from the image, and
@@ -79,7 +92,8 @@ class Recipe:
         Batches whose gradients are added up (their mean, really) before the weights follow it:
         what does not fit into memory at once goes one after the other.
     validation : float
-        The fraction of pixels that are always hidden and never in the loss.
+        The fraction of pixels that are always hidden and never in the loss; of a set of images,
+        the fraction of images that are held out.
     patience : int
         Stop after so many steps without a better validation loss; 0 for never.
     keep_best : bool
@@ -90,13 +104,16 @@ class Recipe:
     steps: int = 3000
     normalise: str = "range"
     crop: int | None = None
+    patch: int | None = None
+    batch: int = 1
+    epoch: int = 10
     mask: RandomMask | StratifiedMask | None = RandomMask()
     fill: str = "zero"
     fill_sigma: float = 0.2
     validation_fill: str | None = None
     input_noise: NoiseLevel | None = None
     margin: bool = False
-    turns: bool = False
+    turns: bool | tuple = False
     losses: Losses = Losses()
     adaptive: bool = False
     clamp: bool = False
@@ -118,7 +135,11 @@ class Recipe:
     def __post_init__(self):
         positive_int(self.steps, "steps")
         positive_int(self.accumulate, "accumulate")
-        choice(self.normalise, "normalise", ("range", "percentile"))
+        choice(self.normalise, "normalise", ("range", "percentile", "standardise"))
+        for name in ("patch", "batch", "epoch"):
+            if name != "patch" or self.patch is not None:
+                positive_int(getattr(self, name), name)
+        symmetry.check(self.turns)
         choice(self.fill, "fill", FILLS)
         choice(self.validation_fill, "validation_fill", (None, *FILLS))
         number(self.lr, "lr", low=0)

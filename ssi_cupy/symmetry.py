@@ -16,6 +16,7 @@ import itertools
 import numpy as np
 
 from .backend import contiguous
+from .checks import InputError
 
 IDENTITY = (False, ())
 
@@ -63,3 +64,14 @@ def turn_back(image, symmetry):
     exchange, flips = symmetry
     turned = np.flip(image, flips) if flips else image
     return contiguous(turned.swapaxes(3, 4) if exchange else turned)
+
+
+def check(turns, argument="turns"):
+    """`turns` if it is True, False or a sequence of symmetries, else an `InputError`."""
+    if isinstance(turns, bool):
+        return turns
+    known = every(3)
+    if not isinstance(turns, (list, tuple)) or not turns or any(t not in known for t in turns):
+        expected = "True, False or some of (exchange, flips), as (True, (3,))"
+        raise InputError(argument, expected, repr(turns))
+    return turns

@@ -71,6 +71,56 @@ def read(path, argument="path"):
     FileError
         If the file is missing, truncated, or no TIFF.
     """
+    with _opened(path, argument) as (file, series):
+        return Image(series.asarray(), series.axes, _spacing(file), _flavour(file))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a TIFF file says about its first image, without the pixels.
+
+    Attributes
+    ----------
+    path : str or os.PathLike
+    shape : tuple of int
+    axes : str
+        As of `Image`.
+    dtype : numpy.dtype
+        With the byte order of the file.
+    offset : int or None
+        Where the pixels begin, if they lie in the file in one piece as they are in memory.
+    """
+
+    path: object
+    shape: tuple
+    axes: str
+    dtype: np.dtype
+    offset: int | None
+
+    def pixels(self, argument="path"):
+        """All pixels: mapped from the file where they lie in one piece, else read.
+
+        Of what is mapped only the pixels that are looked at are ever in memory.
+        """
+        if self.offset is None:
+            return read(self.path, argument).data
+        try:
+            options = {"dtype": self.dtype, "mode": "r", "offset": self.offset}
+            return np.memmap(self.path, shape=self.shape, **options)
+        except (OSError, ValueError) as error:  # it was whole when `layout` looked at it
+            raise _unreadable(self.path, argument, error) from error
+
+
+def layout(path, argument="path"):
+    """The `Layout` of a TIFF file. Arguments and errors as of `read`."""
+    with _opened(path, argument) as (file, series):
+        dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+        return Layout(path, series.shape, series.axes, dtype, series.dataoffset)
+
+
+@contextmanager
+def _opened(path, argument):
+    """(file, its first image) of a TIFF file that is whole."""
     import tifffile
 
     try:
@@ -79,8 +129,7 @@ def read(path, argument="path"):
                 raise tifffile.TiffFileError("no image in it")
             series = file.series[0]
             _check_whole(file, series)
-            data = series.asarray()
-            image = Image(data, series.axes, _spacing(file), _flavour(file))
+            yield file, series
         if complaints:
             raise tifffile.TiffFileError(complaints[0])
     except FileNotFoundError:
@@ -88,8 +137,11 @@ def read(path, argument="path"):
     except MemoryError:
         raise
     except Exception as error:  # a parser fed with anything at all fails in any way at all
-        raise FileError(argument, "a readable TIFF file", f"{str(path)!r} ({error})") from error
-    return image
+        raise _unreadable(path, argument, error) from error
+
+
+def _unreadable(path, argument, error):
+    return FileError(argument, "a readable TIFF file", f"{str(path)!r} ({error})")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ LEVELS = (
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
-    "recipes modelfile prepare batches training inversion",
+    "recipes modelfile prepare images batches patches training inversion",
     "restore",
     "cli demo doctor",
 )
