@@ -1,10 +1,13 @@
 """What a training finds out about an image before its first step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from ssi_cupy import physics, psf, recipes
 from ssi_cupy.checks import InputError
+from ssi_cupy.losses import Losses
 from ssi_cupy.prepare import (
     allowed_turns,
     forward_model,
@@ -69,7 +72,17 @@ def test_adaptive_losses_are_in_units_of_the_noise():
         assert losses.tv == pytest.approx(noise * recipes.DEFAULT.losses.tv, rel=0.1)
         assert losses.high == np.inf
     assert losses_for(BLUR, recipes.DEFAULT, exposure(0, 1)).high == 1
-    assert losses_for(BLUR, recipes.SSI, exposure()) is recipes.SSI.losses
+    assert losses_for(BLUR, recipes.SSI, exposure()) == recipes.SSI.losses
+
+
+def test_losses_are_in_the_units_of_the_data():
+    """Of counts 100 … 300 with mean 150 and deviation 50: −3, −1 and 3 are 0, 100 and 300."""
+    y = np.array([-1.0, 0, 0, 3]).reshape(1, 1, 1, 2, 2)
+    losses = Losses(positivity=1, bound=0.4, bound_blurred=0.8, bound_squared=False, high=0.5)
+    recipe = dataclasses.replace(recipes.SSI, normalise="standardise", losses=losses)
+    found = losses_for(BLUR, recipe, y, 150.0, 50.0)
+    assert (found.zero, found.low, found.high) == (-3, -1, 1)
+    assert (found.bound, found.bound_blurred) == (0.1, 0.2)
 
 
 # ---- the border ---------------------------------------------------------------------------------
