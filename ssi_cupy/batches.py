@@ -10,6 +10,10 @@ whole step can be captured once and replayed. It has ::
     every()                             all there is to see, batch by batch, for calibration
     mean                                of the image, which may stand in for hidden pixels
     fingerprint()                       what a checkpoint knows it by
+    checks                              how many batches a validation has, if it is apart
+    check(number, y, validation, inside)    fill the three with one of them, always the same
+
+Where `checks` is 0, every step has its validation: of the pixels that it has hidden for that.
 
 `y`, float32, is target and network input; `validation`, uint8 of one channel, the pixels that are
 always hidden and never in the loss; `inside`, alike, those that the loss may look at.
@@ -44,7 +48,7 @@ class WholeImage:
         self.shape, self.turns, self.seed = y.shape, list(turns), seed
         self.mean = float(host(y).mean())  # on the CPU, whose sum it is on every device
         self.validation = validation_pixels(y.shape, validation, seed, like=y)
-        self._drawn = None
+        self._drawn, self.checks = None, 0
 
     def shape_of(self, step):
         """The batch's shape in a step: that of the image, or with Y and X exchanged."""

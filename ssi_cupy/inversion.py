@@ -16,6 +16,7 @@ from . import modelfile, symmetry
 from .backend import Pool, host, is_cupy, moved, resolve_device, zeros
 from .checks import InputError, positive_int, real_array
 from .files import check_writable
+from .images import gather, is_many
 from .physics import apply, check
 from .prepare import margin_of
 from .progress import Progress
@@ -61,11 +62,15 @@ class SelfSupervisedInverse:
         self.seconds = {"train": 0.0, "infer": 0.0}
 
     def fit(self, image, *, steps=None, callback=None, progress=True, checkpoint=None, resume=None):
-        """Train on an image, from scratch or from a checkpoint.
+        """Train on an image, or on a set of images, from scratch or from a checkpoint.
 
         Parameters
         ----------
-        image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array of real numbers
+        image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array of real numbers, or a set of images
+            A set is a list of arrays and of paths of TIFF files, a path, a folder, a pattern as
+            ``"data/*.tif"``, or what `images.gather` made of them. Files are read when they are
+            needed. With a recipe that has ``patch``, which a set needs, N images are a set too:
+            some are held out for validation. Of one image, pixels are.
         steps : int, optional
             The recipe's by default.
         callback : callable, optional
@@ -87,7 +92,7 @@ class SelfSupervisedInverse:
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
         self.device = resolve_device(self._device, image)
-        training = Training(self, _as_5d(image), steps)
+        training = Training(self, self._one_or_many(image), steps)
         if resume is not None:
             training.load(resume)
         start = time.perf_counter()
@@ -107,6 +112,22 @@ class SelfSupervisedInverse:
         self.history = training.history
         self.seconds["train"] = time.perf_counter() - start
         return self
+
+    def _one_or_many(self, image):
+        """An (N, C, Z, Y, X) array of one image, or `Images` of several."""
+        if not is_many(image):
+            image = _as_5d(image)
+            if len(image) == 1 or not self.recipe.patch:
+                return image
+        images = gather(image)
+        if len(images) == 1:
+            return _as_5d(images.whole(0)[None])
+        if not self.recipe.patch:
+            expected = (
+                "one with a patch, for many images, as dataclasses.replace(recipe, patch=128)"
+            )
+            raise InputError("recipe", expected, f"{self.recipe.name!r}, for {len(images)} images")
+        return images
 
     def predict(self, image):
         """f(y): the restored image, in the shape and units of `image`, float32."""

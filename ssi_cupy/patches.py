@@ -17,16 +17,18 @@ Everything random is a function of (seed, step, number of the patch in its batch
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import numpy as np
 
 from . import symmetry
-from .backend import log, moved, zeros
+from .backend import empty, host, log, moved, zeros
 from .checks import InputError
 from .masking import StratifiedMask, validation_pixels
 from .random import WORD_BITS, Stream, philox
 
 VALIDATION_PATCHES = 20  # at least so many are looked at in each validation
+CALIBRATION_PATCHES = 32  # batch norms are calibrated on so many, of a set
 VALIDATION_STEP = 2**31  # the first step of their random numbers: none that a training has
 
 
@@ -148,6 +150,7 @@ class Patches:
         shape = image.shape[2:]
         self.geometry, _ = geometry([shape], recipe.patch, reach, wrap, multiple)
         self.image = self.like = image
+        self.mean = float(host(image).mean())
         self.pixels = validation_pixels(image.shape, recipe.validation, seed, like=image)
         self._begin(recipe, image.shape[1], turns, seed)
 
@@ -172,7 +175,20 @@ class Patches:
             self.pixels[0], start, self.shape[2:]
         )
 
+    def every(self):
+        """The whole image in all its turns."""
+        for turn in self.turns:
+            yield symmetry.turn(self.image, turn)
+
+    def fingerprint(self):
+        """Shape and checksum."""
+        return f"{self.image.shape}, crc {zlib.crc32(host(self.image)):08x}"
+
     # ---- of both ----
+
+    def shape_of(self, step):
+        """The shape of a batch: in all steps the same."""
+        return self.shape
 
     def draw(self, step, y, validation, inside):
         """Fill the buffers with the batch of a step.
@@ -269,6 +285,7 @@ class ImageSet(Patches):
             for out in (False, True)
         ]
         self.units = units_of_set(images.subset(self.parts[0]), recipe.normalise)
+        self.mean = (images.subset(self.parts[0]).moments()[0] - self.units[0]) / self.units[1]
         mask = recipe.mask or StratifiedMask()
         self.mask = dataclasses.replace(mask, per_channel=False)
         self._begin(recipe, images.shapes[0][0], turns, seed)
@@ -278,6 +295,19 @@ class ImageSet(Patches):
         first = self.parts[0][0]
         shape = [min(n, m) for n, m in zip(self.images.shapes[first][1:], SAMPLE, strict=True)]
         return self._normalised(first, (0, 0, 0), shape)[None]
+
+    def every(self):
+        """Some batches of all that there is."""
+        n, _, *box = self.shape
+        for step in range(-(-CALIBRATION_PATCHES // n)):
+            y = empty(self.shape, np.float32, self.like)
+            self.draw(step, y, *(empty((n, 1, *box), np.uint8, self.like) for _ in range(2)))
+            yield y
+
+    def fingerprint(self):
+        """A checksum of names, shapes and moments of all images."""
+        crc = zlib.crc32(repr(self.images.describe()).encode())
+        return f"{len(self.images)} images, crc {crc:08x}"
 
     def _normalised(self, image, start, shape):
         offset, scale = self.units

@@ -151,8 +151,10 @@ def units_of(y, normalise):
     return low, high - low
 
 
-def allowed_turns(g):
-    """The turns and flips that a forward model allows."""
+def allowed_turns(g, recipe=None):
+    """The turns and flips that a forward model allows, or those that the recipe names."""
+    if recipe is not None and recipe.turns is not True:
+        return list(recipe.turns)
     if isinstance(g, Identity):
         return symmetry.every(2)
     if isinstance(g, PSFConvolution):
@@ -200,9 +202,11 @@ def margin_of(g, recipe, shape):
     the boundary mode is a guess (mirror, nearest), a model that must explain the image from within
     draws false lines along the border; with a margin it puts the light where it came from, and
     the margin is cut off at the end. Where the mode is knowledge (wrap, constant), or the forward
-    model is not a `PSFConvolution`, there is none.
+    model is not a `PSFConvolution`, there is none; nor where patches are trained on.
     """
-    if not (recipe.margin and isinstance(g, PSFConvolution) and g.mode in ("mirror", "nearest")):
+    if recipe.patch or not (
+        recipe.margin and isinstance(g, PSFConvolution) and g.mode in ("mirror", "nearest")
+    ):
         return (0, 0, 0)
     radii = [min(k // 2, n // 2) for k, n in zip(g.psf.shape, shape, strict=True)]
     return (radii[0], max(radii[1:]), max(radii[1:]))

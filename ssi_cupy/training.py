@@ -19,15 +19,26 @@ from . import modelfile
 from .backend import Numbers, empty, host, moved, namespace, on_device, zeros
 from .batches import WholeImage
 from .checks import FileError, InputError, varying
+from .images import Images
 from .masking import fill, keep_blind, within
 from .ops.pad import branch, crop, pad
 from .ops.terms import weighted_sum
 from .ops.variation import kernel_continuity
 from .optim import Adam, MovingAverage, total
+from .patches import VALIDATION_STEP, ImageSet, Patches
 from .physics import apply, to_dict
-from .prepare import allowed_turns, forward_model, losses_for, margin_of, network_for, units_of
+from .prepare import (
+    allowed_turns,
+    forward_model,
+    losses_for,
+    margin_of,
+    network_for,
+    reach_of,
+    units_of,
+    wraps,
+)
 from .tape import Tape
-from .unet import parameter, unet
+from .unet import parameter, unet, unet_forward
 from .unet.layout import stacked
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
@@ -45,28 +56,25 @@ class Training:
     ----------
     model : SelfSupervisedInverse
         Whose physics, recipe, seed and device are used; it gets the units, turns and network.
-    y : (N, C, Z, Y, X) array, on the CPU
+    image : (N, C, Z, Y, X) array, on the CPU, or Images
+        One image, or a set of them.
     steps : int
     source : callable
-        Makes the source of batches (see `batches.py`) of ``(y, validation=, turns=, seed=)``.
+        Makes the source of batches (see `batches.py`) of one whole image, of ``(y, validation=,
+        turns=, seed=)``. Where the recipe has a patch, `patches.py` has the sources.
     """
 
-    def __init__(self, model, y, steps, source=WholeImage):
+    def __init__(self, model, image, steps, source=WholeImage):
         recipe = self.recipe = model.recipe
         self.model, self.steps, self.seed = model, steps, model.seed
-        varying(y, "image")
-        if recipe.crop:
-            side = min(*y.shape[3:], recipe.crop)
-            y = y[..., :side, :side]
-        model.units = offset, scale = units_of(y, recipe.normalise)
-        y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
-        y = on_device(y, model.device)
-        self.g = forward_model(model.physics, recipe, y, offset, scale)
         if recipe.turns:
-            model.turns = allowed_turns(model.physics)
-        self.losses = losses_for(model.physics, recipe, y, offset, scale)
-        settings = {"validation": recipe.validation, "turns": model.turns, "seed": self.seed}
-        self.source = source(y, **settings)
+            model.turns = allowed_turns(model.physics, recipe)
+        if isinstance(image, Images):
+            self.source, y = self._of_many(image)
+        else:
+            self.source, y = self._of_one(image, source)
+        self.g = forward_model(model.physics, recipe, y, *model.units)
+        self.losses = losses_for(model.physics, recipe, y, *model.units)
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
         one_channel = (shape[0], 1, *shape[2:])
@@ -98,6 +106,33 @@ class Training:
                      "statistics": self.statistics.copy()}  # fmt: skip
         self.history = []
 
+    def _of_one(self, y, source):
+        """(the source of batches of one image, that image in the unit of the training)."""
+        recipe, model = self.recipe, self.model
+        varying(y, "image")
+        if recipe.crop:
+            side = min(*y.shape[3:], recipe.crop)
+            y = y[..., :side, :side]
+        model.units = offset, scale = units_of(y, recipe.normalise)
+        y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
+        y = on_device(y, model.device)
+        if recipe.patch:
+            return Patches(y, recipe, **self._options()), y
+        settings = {"validation": recipe.validation, "turns": model.turns, "seed": self.seed}
+        return source(y, **settings), y
+
+    def _of_many(self, images):
+        """(the source of batches of many images, a part of one of them)."""
+        like = on_device(np.zeros(1, np.float32), self.model.device)
+        source = ImageSet(images, self.recipe, like=like, **self._options())
+        self.model.units = source.units
+        return source, on_device(source.sample(), self.model.device)
+
+    def _options(self):
+        g = self.model.physics
+        reach = tuple(r + (self.recipe.broaden and r > 0) for r in reach_of(g))
+        return {"reach": reach, "wrap": wraps(g), "turns": self.model.turns, "seed": self.seed}
+
     @property
     def done(self):
         """The number of steps that are done."""
@@ -119,7 +154,12 @@ class Training:
             self.average.steps += 1
 
         check, loss, validation, *parts = host(self.report).tolist()  # the one look at the device
-        self._watch(validation)
+        if not self.source.checks:
+            self._watch(validation, self.previous)
+        elif (step + 1) % recipe.epoch == 0:
+            validation = self._check()
+        else:
+            validation = self.history[-1]["validation"] if self.history else np.nan
         self.history.append({"step": step, "loss": loss, "validation": validation, "lr": lr})
         if not np.isfinite(loss + check):
             raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
@@ -221,23 +261,41 @@ class Training:
         n, _, *space = self.source.shape_of(draw)
         return (n, array.shape[1], *space)
 
-    def _watch(self, validation_loss):
+    def _check(self):
+        """The validation loss on the source's fixed batches, as the network would be used now."""
+        recipe, total = self.recipe, 0.0
+        for number in range(self.source.checks):
+            y, validation, inside = self.batch
+            self.source.check(number, y, validation, inside)
+            options = {"sigma": recipe.fill_sigma, "mean": self.source.mean}
+            alone = recipe.validation_fill or recipe.fill
+            seen = fill(y, validation, alone, self.seed, VALIDATION_STEP + number, **options)
+            x, _ = unet_forward(seen, self.parameters, net=self.net, statistics=self.statistics)
+            scored = within(validation, inside)
+            total += float(self.losses.validation(apply(self.g, x), y, scored))
+        total /= self.source.checks
+        self._watch(total, self.parameters)
+        return total
+
+    def _watch(self, validation_loss, parameters):
         """The best parameters so far; the schedule's view of it."""
         self.schedule_state = self.recipe.schedule.seen(self.schedule_state, validation_loss)
         if validation_loss < self.best["validation"]:
             self.best["validation"], self.best["step"] = validation_loss, self.done
             if self.recipe.keep_best:
-                self.best["parameters"][...] = self.previous
+                self.best["parameters"][...] = parameters
                 self.best["statistics"][...] = self.statistics
 
     def exhausted(self):
         """Whether the validation loss has not got better for the recipe's patience."""
-        patience = self.recipe.patience
+        patience = self.recipe.patience * (self.recipe.epoch if self.source.checks else 1)
         return bool(patience) and self.done - self.best["step"] > patience
 
     def finish(self):
         """Hand the parameters over to the model."""
         model = self.model
+        if self.source.checks and self.done % self.recipe.epoch:
+            self.history[-1]["validation"] = self._check()
         if self.recipe.keep_best and self.done:
             model.parameters, model.statistics = self.best["parameters"], self.best["statistics"]
         elif self.average:
