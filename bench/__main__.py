@@ -9,6 +9,8 @@ BENCHES = {
     "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
     "roofline": "where a step spends its time, and how near each part is to the machine's limits",
     "table1": "the papers' tables: every method on the benchmark's images, beside their figures",
+    "table3": "losses with one pass and with two, on the benchmark's images",
+    "table4": "the same in 3-D, on a volume of random filaments",
     "real": "pictures of real volumes, restored: light sheet, widefield",
     "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
 }

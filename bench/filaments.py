@@ -4,13 +4,63 @@ Theirs are not at hand; these are of that size, thin and smooth as they are, and
 voxel.
 """
 
+import re
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
+
+from ssi_cupy.checks import InputError
+
+from . import images
+
+DEGRADATION = {"alpha": 0.001, "sigma": 0.1, "salt_pepper": 0.0, "bits": 10, "rng": 0}
+IMAGES = "sizes of volumes, ZxYxX (default: the paper's 128x256x512)"
+HOW = """\
+A volume of random filaments (`bench/filaments.py`) stands in for the paper's microtubules, which
+are not at hand: only the order of the methods, and what they gain, can be compared. It is {crop}
+blurred with the published kernel of 17³ voxels and zeros beyond its border, and given noise and 10
+bits (seed 0). Networks and Richardson–Lucy take the border as mirrored. All results are clipped to
+[0, 1] before they are scored."""
 
 STRAIGHTNESS = 150.0  # persistence length, voxels
 WIDTH = 1.2  # σ of a filament's cross-section, voxels
 DENSITY = 1.5e-2  # filament length per voxel
 STEP = 0.5  # voxels between the points that draw a filament
+
+
+@dataclass(frozen=True)
+class Size:
+    """What takes a file's place here."""
+
+    shape: tuple[int, int, int]
+
+    @property
+    def stem(self):
+        return "filaments" + "x".join(map(str, self.shape))
+
+
+def find(names=None):
+    """`Size` by name, of names as "64x128x128"."""
+    found = {}
+    for name in names or ["128x256x512"]:
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", name):
+            raise InputError("--images", "sizes of volumes, ZxYxX", repr(name))
+        size = Size(tuple(map(int, name.split("x"))))
+        found[size.stem] = size
+    return found
+
+
+def digest(size):
+    return f"{size.stem}, density {DENSITY}, width {WIDTH}, seed 0"
+
+
+def prepare(size, crop=None):
+    """The `Sample` of a volume, or of the middle of each of its planes."""
+    whole = volume(size.shape)
+    if crop:
+        whole = np.stack([images.centre(plane, crop) for plane in whole])
+    return images.sample(size.stem, whole, "", DEGRADATION)
 
 
 def volume(shape, seed=0):

@@ -1,5 +1,6 @@
 """The methods that the tables compare: each from a `Sample` to a restored image."""
 
+import dataclasses
 import re
 import time
 from dataclasses import dataclass, field
@@ -8,8 +9,6 @@ import numpy as np
 
 from ssi_cupy import classical, metrics, recipes
 from ssi_cupy.checks import InputError
-
-from .images import kernel
 
 # In the order of the tables.
 LABELS = {
@@ -25,9 +24,19 @@ LABELS = {
     "richardson_lucy_20": "Richardson–Lucy 20",
     "ssi_no_masking": "SSI without masking",
     "ssi": "SSI",
+    "noise2self": "(2) Noise2Self",
+    "noise2self_bound": "(2) Noise2Self, bound",
+    "noise2same": "(3) Noise2Same",
+    "noise2same_bound": "(3) Noise2Same, bound",
+    "noise2same_d": "(4) Noise2Same (d)",
+    "noise2same_d_bound": "(4) Noise2Same (d), bound",
     "default": "default recipe",
 }
 NAMES = tuple(LABELS)
+SIAMESE = tuple(name for name in NAMES if name.startswith("noise2"))
+TABLE1 = tuple(name for name in NAMES if name not in SIAMESE)
+TABLE3 = ("input", "richardson_lucy_2", "richardson_lucy_5", *SIAMESE, "default")
+TABLE4 = ("input", "richardson_lucy_2", "richardson_lucy_5", "ssi", *SIAMESE, "default")
 COLUMNS = ("psnr", "ssim_range2", "ssim_range1", "mi", "smi", "rmse")
 
 
@@ -48,8 +57,9 @@ class Method:
     settings: dict = field(default_factory=dict)
 
 
-def get(name, *, steps=None, seed=0, device="cpu", progress=False):
-    """The `Method` of that name. The keywords are for those that train."""
+def get(name, *, steps=None, seed=0, device="cpu", progress=False, **siamese):
+    """The `Method` of that name. The keywords are for those that train, `siamese` (width, patch,
+    batch) for those of Papkov et al."""
     if name == "blurry":
         return Method(lambda sample: Restored(sample.blurry))
     if name == "input":
@@ -65,8 +75,11 @@ def get(name, *, steps=None, seed=0, device="cpu", progress=False):
     if name == "tv_conjugate_gradient":
         settings = {"num_iter": 100, "weight": 4.5e-3, "smoothing": 1e-10}
         return _classical(classical.tv_conjugate_gradient, **settings)
+    if name in SIAMESE:
+        return _trained(lambda ndim: _siamese(name, ndim, steps, **siamese), None, seed, device,
+                        progress)  # fmt: skip
     if name in recipes.names():
-        return _trained(recipes.get(name), steps, seed, device, progress)
+        return _trained(lambda ndim: recipes.get(name), steps, seed, device, progress)
     expected = "one of " + ", ".join(NAMES) + " (or another count of Richardson–Lucy)"
     raise InputError("--methods", expected, repr(name))
 
@@ -98,7 +111,7 @@ def scores(truth, image):
 
 def _classical(function, **settings):
     def run(sample):
-        return function(sample.image, kernel(), **settings)
+        return function(sample.image, sample.psf, **settings)
 
     return Method(_timed(run), settings)
 
@@ -115,25 +128,51 @@ def _timed(run):
 def _wiener(sample):
     variance = np.mean((sample.image - sample.blurry) ** 2, dtype=np.float64)
     balance = variance / classical.radial_power_spectrum(sample.truth)
-    return classical.wiener(sample.image, kernel(), balance)
+    return classical.wiener(sample.image, sample.psf, balance)
 
 
-def _trained(recipe, steps, seed, device, progress):
+def _siamese(name, ndim, steps=None, width=None, patch=None, batch=None):
+    """A recipe of Papkov et al., with or without the bound of its table, made smaller on request.
+
+    With fewer steps, the learning rate falls as much sooner.
+    """
+    loss = name.removesuffix("_bound")
+    recipe = recipes.get(loss + ("_3d" if ndim == 3 else ""))
+    at = "bound" if loss == "noise2same_d" else "bound_blurred"
+    weight = 0.1 if name.endswith("_bound") else 0.0
+    losses = dataclasses.replace(recipe.losses, **{"bound": 0.0, "bound_blurred": 0.0, at: weight})
+    every = recipe.schedule.every * (steps or recipe.steps) // recipe.steps
+    return dataclasses.replace(
+        recipe,
+        losses=losses,
+        steps=steps or recipe.steps,
+        schedule=dataclasses.replace(recipe.schedule, every=max(every, 1)),
+        network=dataclasses.replace(recipe.network, width=width or recipe.network.width),
+        patch=patch or recipe.patch,
+        batch=batch or recipe.batch,
+    )
+
+
+def _trained(recipe_for, steps, seed, device, progress):
+    """`recipe_for(ndim)` is the recipe for images, or for volumes."""
     from ssi_cupy.restore import deconvolve
 
-    options = {"recipe": recipe, "rng": seed, "device": device}
+    options = {"rng": seed, "device": device, "progress": progress}
     compiled = []
 
     def run(sample):
+        recipe = recipe_for(sample.image.ndim)
         if not compiled:  # the seconds are those of steps
-            first = np.random.default_rng(0).random((48, 48))
-            deconvolve(first, kernel(), num_iter=1, progress=False, **options)
+            first = np.random.default_rng(0).random((48,) * sample.image.ndim)
+            few = dataclasses.replace(recipe, batch=1, patch=recipe.patch and 32)
+            deconvolve(first, sample.psf, recipe=few, num_iter=1, **options | {"progress": False})
             compiled.append(True)
         found = deconvolve(
-            sample.image, kernel(), num_iter=steps, progress=progress, full_output=True, **options
+            sample.image, sample.psf, recipe=recipe, num_iter=steps, full_output=True, **options
         )
         image, seconds = np.asarray(found.restored), found.seconds
         return Restored(image, seconds["train"], seconds["infer"], found.steps, found.device)
 
-    steps = recipe.steps if steps is None else steps
-    return Method(run, {"recipe": repr(recipe), "steps": steps, "seed": seed, "device": device})
+    recipes_of = [repr(recipe_for(ndim)) for ndim in (2, 3)]
+    known = {"recipe": recipes_of, "steps": steps, "seed": seed, "device": device}
+    return Method(run, known)

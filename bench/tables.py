@@ -5,7 +5,7 @@ import io
 
 from ssi_cupy.files import replacing
 
-from . import methods, published
+from . import methods
 
 DIGITS = {"psnr": 2, "ssim_range2": 3, "ssim_range1": 3, "mi": 3, "smi": 3, "rmse": 4}
 DIGITS |= {"train": 1, "infer": 2}
@@ -13,20 +13,12 @@ TITLES = ("PSNR (dB)", "SSIM, range 2", "SSIM, range 1", "MI", "SMI", "RMSE")
 TITLES += ("training (s)", "inference (s)")
 IN_CSV = ("steps", "device", "date", "commit", "fingerprint")
 
-HOW = """\
-Each image is made grey, {crop}scaled to [0, 1] (the truth), blurred with the published kernel and
-zeros beyond its border, and given noise, salt and pepper and 10 bits (seed 0). Networks and
-Richardson–Lucy take the border as mirrored. All results are clipped to [0, 1] before they are
-scored. Classical methods run on the CPU. The seconds of training are those of its steps, without
-compiling."""
-
-
-def write(folder, name, records, failures):
-    """``<name>.csv`` and ``<name>.md`` in `folder`; return the latter's text."""
+def write(folder, table, records, failures):
+    """``<table.name>.csv`` and ``.md`` in `folder`; return the latter's text."""
     records = sorted(records, key=lambda r: (r["image"], methods.order(r["method"])))
-    text = markdown(records, failures)
+    text = markdown(table, records, failures)
     for ending, content in ((".csv", table_csv(records)), (".md", text)):
-        with replacing(folder / (name + ending)) as part:
+        with replacing(folder / (table.name + ending)) as part:
             part.write_text(content, encoding="utf-8")
     return text
 
@@ -45,15 +37,15 @@ def table_csv(records):
     return out.getvalue()
 
 
-def markdown(records, failures):
+def markdown(table, records, failures):
     """The means with the published figures beside them, and what they must be read with."""
     by_method = {}
     for record in sorted(records, key=lambda r: methods.order(r["method"])):
         by_method.setdefault(record["method"], {})[record["image"]] = record
     crops = {record["settings"]["crop"] for record in records} - {None}
-    parts = ["# Deconvolution of the benchmark images", "Ours, and in brackets what was published."]
-    parts += _warnings(by_method, crops)
-    parts.append(_table(by_method))
+    parts = [f"# {table.title}", "Ours, and in brackets what was published."]
+    parts += _warnings(by_method, crops, table.published.images)
+    parts.append(_table(by_method, table.published.figures))
 
     common = set.intersection(*map(set, by_method.values())) if by_method else set()
     if any(len(rows) > len(common) for rows in by_method.values()):
@@ -63,13 +55,13 @@ def markdown(records, failures):
             alike = {m: {i: rows[i] for i in common} for m, rows in by_method.items()}
             parts.append(_table(alike, {}))
     crop = "".join(f"its middle {n} × {n} pixels taken, " for n in crops)
-    parts += [HOW.format(crop=crop), published.SOURCES]
+    parts += [table.how.format(crop=crop), table.published.sources]
     parts.append("\n".join([*_circumstances(records), *(f"- Not run: {f}" for f in failures)]))
     return "\n\n".join(parts) + "\n"
 
 
-def _warnings(by_method, crops):
-    numbers, everything = {len(rows) for rows in by_method.values()}, published.IMAGES
+def _warnings(by_method, crops, everything):
+    numbers = {len(rows) for rows in by_method.values()}
     meant = f"The published means are over all {everything}: fewer need not come near them."
     if len(numbers) > 1 and min(numbers) < everything:
         yield f"**Not every method was run on all {everything} images.** {meant}"
@@ -79,7 +71,7 @@ def _warnings(by_method, crops):
         yield "**Crops, not whole images.** The published means are over whole images."
 
 
-def _table(by_method, figures=published.FIGURES):
+def _table(by_method, figures):
     lines = [("method", "images", *TITLES, "steps"), ("---",) + ("---:",) * (len(TITLES) + 2)]
     for name, rows in by_method.items():
         rows = rows.values()

@@ -17,6 +17,7 @@ from ssi_cupy import backend
 from ssi_cupy.checks import FileError, InputError
 
 from . import methods, records, tables, timing
+from .published import Published
 
 CODE = ("--", ":/ssi_cupy", ":/bench/*.py")
 
@@ -29,18 +30,27 @@ class Table:
     ----------
     name : str
         Of the bench, and of the files that it writes.
+    title : str
+        Of the Markdown table.
     says : str
         What it is, for its help.
     source : module
         `find`, `digest`, `prepare` and `IMAGES`, a word on what is found, as in `images`.
     methods : tuple of str
         What is run unless options say otherwise.
+    published : published.Published
+        What is shown beside it.
+    how : str
+        What is done to the images, with "{crop}" where a crop is told.
     """
 
     name: str
+    title: str
     says: str
     source: ModuleType
     methods: tuple[str, ...]
+    published: Published
+    how: str
 
 
 def main(arguments, table):
@@ -68,6 +78,9 @@ def parser(table):
         help="default: " + " ".join(table.methods))  # fmt: skip
     add("--crop", type=int, metavar="N", help="the middle N × N pixels of each clean image")
     add("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
+    add("--width", type=int, metavar="N", help="of the Siamese networks (default: the recipe's)")
+    add("--patch", type=int, metavar="N", help="of theirs (default: the recipe's)")
+    add("--batch", type=int, metavar="N", help="of theirs (default: the recipe's)")
     add("--device", default="auto", help="to train on: auto (default), cpu or cuda")
     add("--seed", type=int, default=0, metavar="N", help="of training; the noise's is always 0")
     add("--threads", type=int, metavar="N", help="of the CPU, for training")
@@ -77,7 +90,7 @@ def parser(table):
 
 
 def run(options, table):
-    for name in ("crop", "steps", "threads"):
+    for name in ("crop", "steps", "width", "patch", "batch", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}", "a number above 0", value)
     if options.threads:
@@ -96,8 +109,8 @@ def run(options, table):
             for failure in restore(out, paths[stem], wanted, chosen, context, options, table):
                 print(f"{table.name}: {failure}", file=sys.stderr, flush=True)
                 failures.append(failure)
-            tables.write(out, table.name, usable(out, options, table), failures)
-    print(f"\n{tables.write(out, table.name, usable(out, options, table), failures)}")
+            tables.write(out, table, usable(out, options, table), failures)
+    print(f"\n{tables.write(out, table, usable(out, options, table), failures)}")
     return 1 if failures else 0
 
 
@@ -180,8 +193,8 @@ def usable(out, options, table):
 
 def method_of(name, options):
     device = backend.resolve_device(options.device)
-    chosen = {"steps": options.steps, "seed": options.seed, "device": device}
-    return methods.get(name, progress=sys.stderr.isatty(), **chosen)
+    chosen = {key: getattr(options, key) for key in ("steps", "seed", "width", "patch", "batch")}
+    return methods.get(name, progress=sys.stderr.isatty(), device=device, **chosen)
 
 
 def settings_of(digest, method, options, table):
