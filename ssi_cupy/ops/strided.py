@@ -53,14 +53,14 @@ def strided_conv_forward(x, w, b=None):
     return y, (x, w, b is not None)
 
 
-def strided_conv_backward(gy, saved):
-    """(gx, gw, gb), the last where there was a b."""
+def strided_conv_backward(gy, saved, *, plus=None):
+    """(gx, gw, gb), the last where there was a b. `plus`, of x's shape, is added to gx."""
     x, w, biased = saved
     matrix = w.reshape(len(w), -1, 1, 1, 1)
     blocks = space_to_depth(x, w.shape[2:])
     gw, gb = conv_backward_weights(gy, blocks, matrix.shape)
     del blocks
-    gx = depth_to_space(conv_backward_input(gy, matrix), w.shape[2:], x.shape[2:])
+    gx = depth_to_space(conv_backward_input(gy, matrix), w.shape[2:], x.shape[2:], plus)
     return (gx, gw.reshape(w.shape), gb) if biased else (gx, gw.reshape(w.shape))
 
 

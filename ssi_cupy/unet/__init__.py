@@ -1,24 +1,30 @@
 """The networks: parameters, wiring, and the two passes of each by hand.
 
-`UNet` is that of Kobayashi et al. (`kobayashi.py`). All parameters of a network are one flat
-vector, and so is their gradient; `views` gives the pieces by name (`layout.py`). A network is one
-operation on the tape, whichever it is: ``unet(x, parameters, net=net)``.
+`UNet` is that of Kobayashi et al. (`kobayashi.py`), `ResidualUNet` that of Papkov et al.
+(`residual.py`), `PlainUNet` that of Goncharova et al. (`plain.py`).
+
+All parameters of a network are one flat vector, and so is their gradient; `views` gives the pieces
+by name (`layout.py`). A network is one operation on the tape, whichever it is:
+``unet(x, parameters, net=net)``.
 """
 
 from ..backend import zeros
 from ..checks import InputError, positive_int
 from ..tape import op
 from .kobayashi import UNet
-from .layout import Network
+from .layout import Network, windows_for
+from .plain import PlainUNet
+from .residual import ResidualUNet
 
-NETWORKS = {network.__name__: network for network in (UNet,)}
+NETWORKS = {network.__name__: network for network in (UNet, ResidualUNet, PlainUNet)}
 
-__all__ = ["NETWORKS", "Network", "parameter", "unet", *NETWORKS]
+__all__ = ["NETWORKS", "Network", "parameter", "unet", "windows_for", *NETWORKS]
 
 
 def unet_forward(
-    x, parameters, *, net, statistics=None, batch_statistics=None, branches=1, input_gradient=True
-):
+    x, parameters, *, net, statistics=None, batch_statistics=None, branches=1,
+    input_gradient=True, keep=True,
+):  # fmt: skip
     """f(x).
 
     Parameters
@@ -36,6 +42,8 @@ def unet_forward(
         without, each of which is normalised by its own statistics.
     input_gradient : bool
         Whether the backward is to compute the gradient by x, which a training does not need.
+    keep : bool
+        Whether there will be a backward. Without, feature maps are freed as soon as they are read.
 
     Returns
     -------
@@ -56,13 +64,16 @@ def unet_forward(
         if batch_statistics.shape not in (shape, shape[1:] if branches == 1 else shape):
             raise InputError("batch_statistics", f"shape {shape}", f"{batch_statistics.shape}")
         batch_statistics = batch_statistics.reshape(shape)
-    settings = statistics, batch_statistics, branches, input_gradient
+    settings = statistics, batch_statistics, branches, input_gradient, keep
     y, saved = net.forward(x, parameters, *settings)
     return y, (net, saved)
 
 
 def unet_backward(gy, saved):
-    """(gx, gradient by the parameters); gx is None without `input_gradient`."""
+    """(gx, gradient by the parameters); gx is None without `input_gradient`.
+
+    It frees what the forward saved as it goes, so there is one for each forward.
+    """
     net, saved = saved
     return net.backward(gy, saved)
 

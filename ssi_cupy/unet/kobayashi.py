@@ -141,7 +141,7 @@ class UNet(Network):
         inputs, _, kernel = self.units[unit]
         return "uniform", inputs * int(np.prod(kernel))
 
-    def forward(self, x, parameters, statistics, batch_statistics, branches, input_gradient):
+    def forward(self, x, parameters, statistics, batch_statistics, branches, input_gradient, keep):
         """Branch after branch: see `_forward`.
 
         Nothing but the weights is shared between branches, so this is the batch at once, and on
@@ -151,7 +151,7 @@ class UNet(Network):
         for branch in range(branches):
             batch = None if batch_statistics is None else batch_statistics[branch]
             some = x[branch * n : branch * n + n]
-            found.append(_forward(self, some, parameters, statistics, batch))
+            found.append(_forward(self, some, parameters, statistics, batch, keep))
         ys, stacks = zip(*found, strict=True)
         return stacked(ys), (parameters, stacks, input_gradient)
 
@@ -170,9 +170,9 @@ class UNet(Network):
         return stacked(gxs) if input_gradient else None, gradient
 
 
-def _forward(net, x, parameters, statistics, batch_statistics):
+def _forward(net, x, parameters, statistics, batch_statistics, keep):
     """f(x) of one branch, and what its way back needs."""
-    walk = _Forward(net, net.views(parameters), statistics, batch_statistics)
+    walk = _Forward(net, net.views(parameters), statistics, batch_statistics, keep)
     z, affine = x, None
     skips = []
     for level in range(len(net.widths)):
@@ -192,7 +192,7 @@ def _backward(net, gy, parameters, saved, input_gradient):
     """(gx, gradient by the parameters) of one branch; gx is None without `input_gradient`."""
     stack, (z, w, _, affine) = saved
     gradient = empty(parameters.shape, parameters.dtype, like=parameters)
-    back = _Backward(net.views(parameters), net.views(gradient), list(stack))
+    back = _Backward(net.views(parameters), net.views(gradient), stack)
     back.g["head.weight"][...], back.g["head.bias"][...] = conv_backward_weights(
         gy, z, w.shape, affine
     )
@@ -212,10 +212,14 @@ def _backward(net, gy, parameters, saved, input_gradient):
 class _Forward:
     """The parts on the way forward; `saved` is the stack that the way back unwinds."""
 
-    def __init__(self, net, parameters, statistics, batch_statistics):
-        self.net, self.p = net, parameters
+    def __init__(self, net, parameters, statistics, batch_statistics, keep):
+        self.net, self.p, self.keep = net, parameters, keep
         self.statistics, self.batch_statistics = statistics, batch_statistics
         self.saved = []
+
+    def save(self, what):
+        if self.keep:
+            self.saved.append(what)
 
     def block(self, name, z, affine):
         z, affine = self.unit(f"{name}.wide", z, affine)
@@ -240,19 +244,19 @@ class _Forward:
             mean, variance = self.statistics[place].reshape(2, -1)
         gamma, beta = p[f"{name}.gamma"], p[f"{name}.beta"]
         affine, normed = batch_affine(z, mean, variance, gamma, beta, EPSILON, training)
-        self.saved.append((x, x_affine, normed))
+        self.save((x, x_affine, normed))
         return z, affine
 
     def pool(self, z, affine, window):
         y, saved = max_pool_forward(z, window=window, affine=affine)
-        self.saved.append(saved)
+        self.save(saved)
         return y
 
     def join(self, skip, skip_affine, low, low_affine, factor):
         y, saved = upsample_concat_forward(
             skip, low, factor=factor, skip_affine=skip_affine, low_affine=low_affine
         )
-        self.saved.append(saved)
+        self.save(saved)
         return y
 
 

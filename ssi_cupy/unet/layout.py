@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import random
 from ..backend import empty, zeros
+from ..checks import InputError, choice, number, positive_int
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
 
@@ -46,7 +47,7 @@ class Network:
 
     and these methods: ``start(name)``, the law of a parameter's first values (see
     `initial_parameters`); ``forward(x, parameters, statistics, batch_statistics, branches,
-    input_gradient)`` and ``backward(gy, saved)``, the two passes (see `unet_forward`), with
+    input_gradient, keep)`` and ``backward(gy, saved)``, the two passes (see `unet_forward`), with
     `batch_statistics` a (branches, `statistics_size`) array or None.
     """
 
@@ -128,6 +129,86 @@ class Network:
         for place in self.statistics_layout.values():
             vector[(place.start + place.stop) // 2 : place.stop] = 1
         return vector
+
+
+class Stepped(Network):
+    """What the two networks share whose width doubles from level to level.
+
+    Of the fields they have ``depth`` (levels), ``skip`` and ``windows``; ``base`` is the width at
+    full resolution, and ``joining`` is "add" or "concat".
+    """
+
+    def __post_init__(self):
+        choice(self.ndim, "ndim", (2, 3))
+        choice(self.joining, "skip", ("add", "concat"))
+        for name in ("inputs", "outputs", "depth", "base"):
+            positive_int(getattr(self, name), "width" if name == "base" else name)
+        if self.windows is not None and (
+            len(self.windows) != self.depth - 1 or any(len(window) != 3 for window in self.windows)
+        ):
+            raise InputError("windows", f"{self.depth - 1} × (Z, Y, X)", self.windows)
+
+    @cached_property
+    def widths(self):
+        """Channels on each level."""
+        return tuple(self.base * 2**level for level in range(self.depth))
+
+    @cached_property
+    def pooling(self):
+        default = (2 if self.ndim == 3 else 1, 2, 2)
+        return self.windows or (default,) * (self.depth - 1)
+
+    @cached_property
+    def smallest(self):
+        """The least (Z, Y, X) that makes a whole pixel on the lowest level."""
+        return tuple(int(n) for n in np.prod(((1, 1, 1), *self.pooling), axis=0, dtype=int))
+
+    def step(self, kind, level):
+        """The parameters of a convolution that steps to the level below `level`, or up from it."""
+        high, low = self.widths[level : level + 2]
+        name, outputs = f"{kind}{level}", low if kind == "shrink" else high
+        # (outputs, inputs) of a convolution, and (inputs, outputs) of a transposed one
+        weight = (low, high, *self.pooling[level])
+        return {f"{name}.weight": weight, f"{name}.bias": (outputs,)}
+
+    @cached_property
+    def way(self):
+        first = "first.weight" in self.shapes  # a convolution before all units
+        way = [("conv", self.kernel(3))] if first else []
+        for level in range(self.depth):
+            way += [("pool", self.pooling[level - 1])] if level else []
+            way += [("conv", self.kernel(3, level))] * 2
+        for level in reversed(range(self.depth - 1)):
+            way.append(("upsample", self.pooling[level]))
+            way += [("conv", self.kernel(3, level))] * 2
+        return way
+
+
+def windows_for(spacing, depth):
+    """The windows between `depth` levels that bring voxels near to cubes, and keep them there.
+
+    An axis is not pooled as long as voxels are √2 times longer along it than along the shortest.
+
+    Parameters
+    ----------
+    spacing : (float, float, float)
+        The size of a voxel along Z, Y and X, in any unit.
+    depth : int
+
+    Returns
+    -------
+    tuple of (int, int, int)
+        One fewer than there are levels.
+    """
+    sizes = [number(size, "spacing") for size in spacing]
+    if len(sizes) != 3 or min(sizes) <= 0:
+        raise InputError("spacing", "three numbers above 0", spacing)
+    windows = []
+    for _ in range(positive_int(depth, "depth") - 1):
+        shortest = min(sizes)
+        windows.append(tuple(2 if size < np.sqrt(2) * shortest else 1 for size in sizes))
+        sizes = [size * n for size, n in zip(sizes, windows[-1], strict=True)]
+    return tuple(windows)
 
 
 def _reach(way):
