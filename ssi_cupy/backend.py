@@ -14,10 +14,12 @@ import functools
 import inspect
 import logging
 import math
+import os
 import sys
 import threading
 import types
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -82,6 +84,34 @@ def host(array):
 
 
 # ---- memory ---------------------------------------------------------------------------------
+
+
+def free_memory(like=None):
+    """Bytes that can be had on the device of `like` without driving anything else out."""
+    if is_cupy(like):
+        cupy = sys.modules["cupy"]
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        return free + cupy.get_default_memory_pool().free_bytes()
+    try:
+        found = [_available(Path("/proc/meminfo").read_text())]
+    except (OSError, KeyError, ValueError):  # not Linux
+        known = {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys()
+        found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 4 << 30]
+    try:  # a container's own limit
+        limit, used = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
+        found.append(max(limit - used, 0))
+    except (OSError, ValueError):
+        pass
+    return min(found)
+
+
+def _available(meminfo):
+    """What Linux says could be used without swapping, bytes."""
+    values = dict(line.split(":", 1) for line in meminfo.splitlines())
+    return int(values["MemAvailable"].split()[0]) * 1024
+
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class _Block:

@@ -40,6 +40,17 @@ def real_array(array, argument, *, ndim=None):
     ndim : int or tuple of int, optional
         The ranks allowed.
     """
+    array = numbers(array, argument, ndim=ndim)
+    if array.dtype.kind == "f":
+        bad = int((~np.isfinite(array)).sum())  # numpy functions dispatch to cupy for cupy arrays
+        if bad:
+            raise InputError(argument, "finite values", f"{bad} NaN or infinite of {array.size}")
+    return array
+
+
+def numbers(array, argument, *, ndim=None):
+    """What `real_array` asks for but for the values, at which this does not look: `array` may lie
+    on a disk, and be anything that has a shape and a dtype."""
     if not hasattr(array, "dtype") or not hasattr(array, "ndim"):
         try:
             array = np.asarray(array)
@@ -52,10 +63,6 @@ def real_array(array, argument, *, ndim=None):
     if ndim is not None and array.ndim not in np.atleast_1d(ndim):
         ranks = " or ".join(f"{n}-D" for n in np.atleast_1d(ndim))
         raise InputError(argument, f"a {ranks} array", f"{array.ndim}-D, shape {array.shape}")
-    if array.dtype.kind == "f":
-        bad = int((~np.isfinite(array)).sum())  # numpy functions dispatch to cupy for cupy arrays
-        if bad:
-            raise InputError(argument, "finite values", f"{bad} NaN or infinite of {array.size}")
     return array
 
 

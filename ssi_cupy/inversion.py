@@ -13,17 +13,16 @@ import time
 import numpy as np
 
 from . import modelfile, symmetry
-from .backend import Pool, host, is_cupy, moved, resolve_device, zeros
+from .backend import Pool, host, resolve_device
 from .checks import InputError, positive_int, real_array
 from .files import check_writable
 from .images import gather, is_many
-from .physics import apply, check
-from .prepare import margin_of
+from .inference import infer
+from .physics import check
 from .progress import Progress
 from .random import seed_from
 from .recipes import DEFAULT, get
-from .training import Training, with_margin, without_margin
-from .unet import unet_forward
+from .training import Training
 
 CHECKPOINT_EVERY = 100  # steps
 
@@ -129,42 +128,54 @@ class SelfSupervisedInverse:
             raise InputError("recipe", expected, f"{self.recipe.name!r}, for {len(images)} images")
         return images
 
-    def predict(self, image):
-        """f(y): the restored image, in the shape and units of `image`, float32."""
-        return self.restore(image)[0]
+    def predict(self, image, *, tile_size=None, tile_overlap=None, out=None):
+        """f(y): the restored image, in the shape and units of `image`, float32.
 
-    def reblur(self, image):
-        """g(f(y)): the denoised image, in the shape and units of `image`, float32."""
-        return self.restore(image)[1]
+        Parameters
+        ----------
+        image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array of real numbers
+            May be a memory-mapped file, or anything else that has a shape and a dtype and is read
+            by slices: of what does not fit into memory, a tile at a time is read.
+        tile_size : int or tuple of int, optional
+            The largest tile, in pixels along all axes or along each of ([Z,] Y, X). By default the
+            image is a single one where it fits into half of the free memory.
+        tile_overlap : int or tuple of int, optional
+            By how many pixels neighbouring tiles overlap. The default is twice what the network
+            sees, and then the result is that of the whole image, up to rounding; if tiles are too
+            small for that, it is a quarter of a tile, with a warning. Overlaps are blended.
+        out : array of float32 or float64, optional
+            Where to write the result; may be a memory-mapped file.
 
-    def restore(self, image):
-        """(f(y), g(f(y))): `predict` and `reblur` of one run of the network."""
+        Returns
+        -------
+        array of float32, or `out`
+        """
+        return self._infer(image, True if out is None else out, False, tile_size, tile_overlap)[0]
+
+    def reblur(self, image, *, tile_size=None, tile_overlap=None, out=None):
+        """g(f(y)): the denoised image, in the shape and units of `image`, float32.
+
+        Parameters are those of `predict`. A forward model of your own, or one that wraps around,
+        may look at any pixel of f(y): it is computed on the whole image, whatever the tiles.
+        """
+        return self._infer(image, False, True if out is None else out, tile_size, tile_overlap)[1]
+
+    def restore(self, image, *, tile_size=None, tile_overlap=None, out=None):
+        """(f(y), g(f(y))): `predict` and `reblur` of one run of the network.
+
+        Parameters are those of `predict`, but that `out` is a pair of arrays.
+        """
+        if out is not None and (not isinstance(out, (tuple, list)) or len(out) != 2):
+            raise InputError("out", "a pair of arrays", type(out).__name__)
+        return self._infer(image, *(out or (True, True)), tile_size, tile_overlap)
+
+    def _infer(self, image, *settings):
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
         start = time.perf_counter()
-        y = _as_5d(image)
-        offset, scale = self.units
-        y_units = moved(((y - offset) / scale).astype(self.parameters.dtype), self.parameters)
-        margin = margin_of(self.physics, self.recipe, y.shape[2:])
-        with Pool():
-            y_units = with_margin(y_units, margin)
-            x = zeros(y_units.shape, y_units.dtype, like=y_units)
-            for turn in self.turns:
-                out, _ = unet_forward(
-                    symmetry.turn(y_units, turn), self.parameters,
-                    net=self.net, statistics=self.statistics,
-                )  # fmt: skip
-                x += symmetry.turn_back(out, turn)
-            x = x / len(self.turns) * scale + offset
-            restored, reblurred = (
-                without_margin(image, margin, y.shape[2:]).astype(np.float32)
-                for image in (x, apply(self.physics, x))
-            )
-        if not is_cupy(image):
-            restored, reblurred = host(restored), host(reblurred)
+        found = infer(self, image, *settings)
         self.seconds["infer"] = time.perf_counter() - start
-        shape = getattr(image, "shape", None) or np.shape(image)
-        return restored.reshape(shape), reblurred.reshape(shape)
+        return found
 
     def save(self, path):
         """Write the model to an ``.npz`` file, whole or not at all.

@@ -20,7 +20,7 @@ LEVELS = (
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
-    "recipes modelfile prepare images batches patches training inversion",
+    "recipes modelfile prepare images batches patches training inference inversion",
     "restore",
     "cli demo doctor",
 )

@@ -1,9 +1,18 @@
 """Tiles: what they cover, what they weigh, and that nobody can see where they were."""
 
+import functools
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from corridor import Shading, picture
+from ssi_cupy import inference, physics, recipes, tiles
 from ssi_cupy.backend import Pool
+from ssi_cupy.checks import InputError
+from ssi_cupy.inversion import SelfSupervisedInverse
+from ssi_cupy.prepare import allowed_turns
+from ssi_cupy.psf import gaussian
 from ssi_cupy.unet import UNet, unet_forward
 
 NETS = {
@@ -45,3 +54,242 @@ def test_footprint_is_the_memory_of_an_inference(net, shape):
         unet_forward(x, net.initial_parameters(1), net=net, statistics=net.initial_statistics())
     measured = pool.nbytes / x.nbytes  # with what is counted per channel, not per pixel
     assert 0.95 * net.footprint <= measured <= 1.1 * net.footprint
+
+
+# ---- cutting and blending -----------------------------------------------------------------------
+
+SIZES = [
+    ((40, 57), 16, 4, 1, 0),
+    ((40, 57), (64, 20), (0, 10), (1, 4), (0, 5)),
+    ((9, 31, 50), (4, 16, 48), (2, 9, 16), (1, 2, 16), (1, 4, 8)),
+    ((100,), 40, 20, 16, 10),
+    ((7, 100), 8, 7, 2, 0),
+]
+
+
+@pytest.mark.parametrize("shape, size, overlap, step, blind", SIZES)
+def test_weights_of_all_tiles_sum_to_one(shape, size, overlap, step, blind):
+    pieces, total = tiles.tiles(shape, size, overlap, step=step, blind=blind), np.zeros(shape)
+    lengths = {tuple(b - a for a, b in zip(t.start, t.stop, strict=True)) for t in pieces}
+    assert len(lengths) == 1 and len(pieces) > 1  # all of one size: one plan of an FFT is enough
+    steps = np.broadcast_to(step, len(shape))
+    for tile in pieces:
+        for first, last, n, step in zip(tile.start, tile.stop, shape, steps, strict=True):
+            assert first % step == 0 and (n - last) % step == 0
+        total[tile.box] += functools.reduce(np.multiply.outer, tile.weights)
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape, size, overlap, step, blind", SIZES)
+def test_tiles_are_put_together_again(shape, size, overlap, step, blind):
+    """From rubbish, into a part of what was tiled, with anything in the pixels that are blind."""
+    image = np.random.default_rng(0).random((2, *shape))
+    origin = (2, 1, 3)[: len(shape)]
+    inner = tuple(slice(o, n - o) for o, n in zip(origin, shape, strict=True))
+    out = np.full((2, *(s.stop - s.start for s in inner)), np.nan)
+    for tile in tiles.tiles(shape, size, overlap, step=step, blind=blind):
+        values = image[(..., *tile.box)].copy()
+        for axis, w in enumerate(tile.weights):
+            values[(slice(None),) * (axis + 1) + (w == 0,)] = 1e6
+        tile.add(out, values, origin)
+    np.testing.assert_allclose(out, image[(..., *inner)], atol=1e-6)
+
+
+def test_a_pyramid_rises_from_the_border_to_the_middle_and_not_from_the_images_end():
+    first, second = tiles.tiles((9,), 6, 3)
+    np.testing.assert_allclose(first.weights[0], [1, 1, 1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(second.weights[0], [0.25, 0.5, 0.75, 1, 1, 1])
+
+
+# ---- tiled inference ----------------------------------------------------------------------------
+
+
+def model_of(net, psf=None, mode="mirror", recipe=recipes.DEFAULT, g=None, seed=3):
+    """As after a training, with a network of random parameters and statistics that suit them."""
+    g = g or (physics.Identity() if psf is None else physics.PSFConvolution(psf, mode=mode))
+    model = SelfSupervisedInverse(g, recipe)
+    rng = np.random.default_rng(seed)
+    model.net, model.units = net, (100.0, 50.0)
+    model.turns = allowed_turns(g) if recipe.turns else model.turns
+    model.parameters = net.initial_parameters(seed)
+    model.statistics = net.initial_statistics()
+    some = rng.random((1, net.inputs, *(max(16, n) for n in net.smallest)), np.float32)
+    unet_forward(some, model.parameters, net=net, batch_statistics=model.statistics)
+    return model
+
+
+def intensities(*shape):
+    return (100 + 50 * picture(shape)).astype(np.float32)
+
+
+def without_seams(model, image, **tiling):
+    """That both results are as without tiles at every pixel, to 1e-4 of their range and better."""
+    found = model.restore(image, **tiling)
+    for whole, tiled in zip(model.restore(image), found, strict=True):
+        assert np.ptp(whole) > 2
+        np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5 * np.ptp(whole))
+
+
+FLAT = UNet(widths=(3, 4, 3))  # reach 33
+CUBES = UNet(3, widths=(3, 4))  # reach 13
+BLUR, BLUR_3D = gaussian(1.0), gaussian((1.0, 0.8, 0.8))
+SKEW = np.random.default_rng(0).random((3, 6))
+
+
+@pytest.mark.parametrize(
+    "net, psf, shape, size",
+    [
+        (FLAT, BLUR, (200, 160), 100),
+        (FLAT, BLUR, (203, 161), 101),
+        (FLAT, BLUR, (202, 90), (97, 95)),
+        (FLAT, SKEW, (187, 101), (111, 90)),
+        (FLAT, None, (151, 163), (80, 150)),
+        (CUBES, BLUR_3D, (9, 61, 70), 50),
+        (CUBES, BLUR_3D, (55, 51, 49), (47, 60, 44)),
+        (CUBES, None, (61, 47, 33), (39, 40, 40)),
+    ],
+)
+def test_tiles_leave_no_trace(net, psf, shape, size, caplog):
+    """Odd sizes, tiles that do not divide, volumes thinner than a tile; all turns and flips."""
+    without_seams(model_of(net, psf), intensities(*shape), tile_size=size)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("mode", ["mirror", "nearest", "wrap", "constant"])
+@pytest.mark.parametrize("recipe", [recipes.DEFAULT, recipes.SSI], ids=lambda r: r.name)
+def test_every_border(mode, recipe):
+    model = model_of(UNet(widths=(3, 4)), SKEW, mode, recipe)
+    without_seams(model, intensities(97, 83), tile_size=50, tile_overlap=40)
+
+
+def test_coarse_voxels_and_many_images():
+    net = UNet(3, 2, 2, widths=(2, 2, 2), windows=((1, 2, 2), (2, 2, 2)), aspect=2.0)
+    image = intensities(2, 2, 6, 101, 70)
+    without_seams(model_of(net, BLUR_3D), image, tile_size=(8, 78, 78))
+
+
+def test_a_model_of_ones_own_is_applied_to_the_whole():
+    model = model_of(UNet(widths=(3, 4)), g=Shading((83,)))
+    without_seams(model, intensities(97, 83), tile_size=50)
+    np.testing.assert_array_equal(
+        model.reblur(intensities(97, 83), tile_size=50),
+        model.restore(intensities(97, 83), tile_size=50)[1],
+    )
+
+
+def test_a_model_that_is_put_together_reaches_as_far_as_its_parts():
+    blur = physics.PSFConvolution(SKEW)
+    g = physics.Composition(
+        physics.Clamp(0, 400), blur, physics.SensorResponse(1.0, high=300), blur
+    )
+    assert physics.reach(g) == (0, 2, 6)
+    without_seams(model_of(UNet(widths=(3, 4)), g=g), intensities(97, 83), tile_size=60)
+
+
+def test_too_small_tiles_are_blended_and_say_so(caplog):
+    """A seam would be a step; blended tiles have none that stands out from the image's own."""
+    model, image = model_of(FLAT, BLUR), intensities(190, 150)
+    whole, tiled = model.predict(image), model.predict(image, tile_size=48)
+    assert "tiles of 48×48 pixels overlap by 12×12; only with 66×66 would" in caplog.text
+    more = model.predict(image, tile_size=48, tile_overlap=28)
+    off = [np.sqrt(np.mean((image - whole) ** 2)) / np.ptp(whole) for image in (tiled, more)]
+    assert 0 < off[1] < off[0] < 0.1
+
+
+def test_an_image_that_fits_is_not_cut(monkeypatch):
+    model, image, seen = model_of(UNet(widths=(3, 4)), BLUR), intensities(120, 110), []
+    made, free = inference._network, 2 * inference.memory(model.net, 90**2)
+    monkeypatch.setattr(inference, "_network", lambda m, y: made(m, seen.append(y.size) or y))
+    whole = model.predict(image)
+    monkeypatch.setattr(inference, "free_memory", lambda like: free)
+    cut = model.predict(image)
+    assert seen[0] >= image.size and len(seen) > 2 and max(seen[1:]) <= 90**2
+    np.testing.assert_allclose(cut, whole, rtol=0, atol=1e-5 * np.ptp(whole))
+
+
+def test_files_are_read_and_written_tile_by_tile(tmp_path):
+    model, image = model_of(CUBES, BLUR_3D), intensities(12, 60, 70)
+    np.save(tmp_path / "in.npy", (image * 10).astype(np.uint16))
+    source = np.load(tmp_path / "in.npy", mmap_mode="r")
+    outs = [
+        np.lib.format.open_memmap(tmp_path / name, "w+", np.float32, image.shape)
+        for name in ("a.npy", "b.npy")
+    ]
+    expected = model.restore((image * 10).astype(np.uint16), tile_size=48)
+    found = model.restore(source, tile_size=48, out=outs)
+    for out, same, values in zip(outs, found, expected, strict=True):
+        assert same is out
+        np.testing.assert_array_equal(out, values)
+    only = np.empty(image.shape)
+    assert model.predict(source, tile_size=48, out=only) is only
+    np.testing.assert_allclose(only, expected[0], rtol=1e-6)
+
+
+class Lazy:
+    """What can be read by slices only, and counts the pixels."""
+
+    def __init__(self, array):
+        self.array, self.dtype, self.shape, self.ndim = array, array.dtype, array.shape, array.ndim
+        self.size, self.most = array.size, 0
+
+    def __getitem__(self, window):
+        block = self.array[window]
+        self.most = max(self.most, block.size)
+        return block
+
+
+def test_an_image_is_never_read_whole():
+    model, image = model_of(UNet(widths=(3, 4)), BLUR), Lazy(intensities(150, 140))
+    tiled = model.predict(image, tile_size=64)
+    assert image.most <= 64 * 64
+    np.testing.assert_array_equal(tiled, model.predict(image.array, tile_size=64))
+
+
+@pytest.mark.parametrize("net, shape", [(UNet(), (160, 150)), (CUBES, (24, 50, 60))])
+def test_memory_of_an_inference_is_foreseen(net, shape):
+    model = model_of(net, gaussian(1.5, ndim=len(shape)))
+    image = intensities(*shape)
+    model.restore(image)  # compiles
+    tracemalloc.start()
+    model.restore(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    margin = inference.margin_of(model.physics, model.recipe, ((1,) + shape)[-3:])
+    frame = [n + 2 * m for n, m in zip(((1,) + shape)[-3:], margin, strict=True)]
+    foreseen = inference.memory(net, np.prod(frame))
+    assert 0.6 * foreseen <= peak <= foreseen
+
+
+# ---- what cannot be -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "named, options",
+    [
+        ("tile_size", {"tile_size": 0}),
+        ("tile_size", {"tile_size": 1.5}),
+        ("tile_size", {"tile_size": (20, 20, 20)}),
+        ("tile_overlap", {"tile_overlap": -1}),
+        ("tile_overlap", {"tile_overlap": (1,)}),
+        ("tile_overlap", {"tile_size": 20, "tile_overlap": 20}),
+        ("tile_overlap", {"tile_size": (20, 30), "tile_overlap": (10, 30)}),
+        ("out", {"out": np.zeros((3, 4))}),
+        ("out", {"out": np.zeros((40, 50), int)}),
+        ("out", {"out": [[0.0]]}),
+    ],
+)
+def test_tiles_that_cannot_be_are_named(named, options):
+    with pytest.raises(InputError, match=f"^{named}: expected"):
+        model_of(UNet(widths=(3, 4))).predict(intensities(40, 50), **options)
+
+
+def test_a_pair_of_results_needs_a_pair_of_arrays():
+    with pytest.raises(InputError, match="^out: expected a pair"):
+        model_of(UNet(widths=(3, 4))).restore(intensities(40, 50), out=np.zeros((40, 50)))
+
+
+def test_nan_is_found_in_whichever_tile_it_is():
+    image = intensities(90, 80)
+    image[85, 70] = np.nan
+    with pytest.raises(InputError, match="^image: expected finite"):
+        model_of(UNet(widths=(3, 4))).predict(image, tile_size=48)

@@ -1,0 +1,170 @@
+"""Inference: a trained network applied to an image, whole or tile by tile.
+
+f(y) is the average over the turns and flips that the training used, each turned back, in the units
+of the image; g(f(y)) is what the forward model makes of it. Both are computed in a *frame*: the
+image and the mirrored margin around it that `prepare.margin_of` asks for. Where the frame does not
+fit into memory it is cut into tiles, of which one at a time is read, computed and written. They
+begin where the network's pooling windows do, seen from either end, and overlap by twice what the
+network and the point-spread function see. So the result is that of the whole image, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import symmetry, tiles
+from .backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
+from .checks import InputError, numbers, real_array
+from .ops.pad import index_map
+from .physics import apply
+from .physics import reach as physics_reach
+from .prepare import margin_of
+from .unet import unet_forward
+
+WORK = 120  # bytes per pixel and channel beside the network's maps: copies, turns, the blur's grid
+
+
+def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
+    """f(y) and g(f(y)) of a trained model.
+
+    Parameters
+    ----------
+    model : SelfSupervisedInverse
+    image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array
+        Or anything else that has a shape and a dtype and is read by slices.
+    restored, reblurred : array or bool
+        Where to write each; True for a new array, False where it is not wanted.
+    tile_size, tile_overlap : int or tuple of int, optional
+
+    Returns
+    -------
+    restored, reblurred : array or None
+    """
+    image = numbers(image, "image", ndim=(2, 3, 5))
+    shape = (1,) * (5 - image.ndim) + tuple(image.shape)
+    if shape[1] != model.net.inputs:
+        raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
+    margin = margin_of(model.physics, model.recipe, shape[2:])
+    local = physics_reach(model.physics) if reblurred is not False else (0, 0, 0)
+    given = _given(tile_size, tile_overlap, image.shape)
+    pieces = _pieces(model, shape, margin, local or (0, 0, 0), *given)
+    whole = len(pieces) == 1
+    by_tile = whole or local is not None
+    if not by_tile and restored is False:
+        restored, unwanted = True, True
+    else:
+        unwanted = False
+    restored, reblurred = (_output(out, image) for out in (restored, reblurred))
+    for batch in [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]:
+        for tile in pieces:
+            y = _read(image, batch, tile, margin)
+            with Pool():
+                x = _network(model, y)
+                if restored is not None:
+                    tile.add(_five(restored)[batch], x.astype(np.float32), margin)
+                if reblurred is not None and by_tile:
+                    x = apply(model.physics, x)
+                    tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+            for array in (image, restored, reblurred):
+                tiles.release(array)
+    if not by_tile:
+        x = moved(np.ascontiguousarray(host(_five(restored))), model.parameters)
+        _five(reblurred)[...] = moved(apply(model.physics, x), reblurred)
+    return None if unwanted else restored, reblurred
+
+
+def memory(net, pixels):
+    """The bytes that inference takes for a tile of that many pixels, about: ``(4 · footprint +
+    WORK · channels)`` a pixel, where the network's `footprint` counts its feature maps."""
+    return pixels * (4 * net.footprint + WORK * max(net.inputs, net.outputs))
+
+
+def _given(tile_size, tile_overlap, shape):
+    """Both for (Z, Y, X), or None: checked."""
+    shape = shape[-3:]
+    found = tiles.sizes(tile_size, tile_overlap, shape)
+    fill = (1, 0)  # of a Z that the image has not
+    return [v and (n,) * (3 - len(v)) + v for n, v in zip(fill, found, strict=True)]
+
+
+def _pieces(model, shape, margin, local, tile_size, tile_overlap):
+    """The tiles of the frame, in order; a single one where it fits."""
+    net = model.net
+    frame = tuple(n + 2 * m for n, m in zip(shape[2:], margin, strict=True))
+    reach = tuple(map(sum, zip(net.reach, local, strict=True)))
+    step = net.smallest
+    if any(exchange for exchange, _ in model.turns):  # then Y is X, and X is Y
+        reach = (reach[0], *2 * [max(reach[1:])])
+        step = (step[0], *2 * [math.lcm(*step[1:])])
+    exact = tuple(2 * far for far in reach)
+    if tile_size is None:
+        free = free_memory(model.parameters) / 2
+        if memory(net, shape[0] * math.prod(frame)) <= free:
+            return tiles.tiles(frame, frame)
+        most = min(free, tiles.MOST) / memory(net, 1)
+        tile_size, overlap = tiles.choose(frame, reach, most)
+    else:  # a tile that holds the image holds its margin too
+        both = zip(tile_size, shape[2:], frame, strict=True)
+        tile_size = tuple(f if t >= n else min(t, f) for t, n, f in both)
+        fits = tiles.overhead(frame, tile_size, exact) < math.inf
+        overlap = exact if fits else tiles.quarter(tile_size, exact)
+    overlap = tile_overlap or overlap
+    cut = [t < f for t, f in zip(tile_size, frame, strict=True)]
+    short = [c and o < e for c, o, e in zip(cut, overlap, exact, strict=True)]
+    if any(short):
+        log.warning(
+            "tiles of %s pixels overlap by %s; only with %s would their seams leave no trace",
+            *("×".join(map(str, some[frame[0] == 1 :])) for some in (tile_size, overlap, exact)),
+        )
+    blind = tuple(0 if s else far for s, far in zip(short, reach, strict=True))
+    return tiles.tiles(frame, tile_size, overlap, step=step, blind=blind)
+
+
+def _read(image, batch, tile, margin):
+    """The pixels of a tile of the frame, (N, C, Z, Y, X) in float64."""
+    sizes = ((1, 1, 1) + tuple(image.shape))[-3:]
+    maps = [
+        index_map(n, m, m, "mirror", n + 2 * m)[box]
+        for n, m, box in zip(sizes, margin, tile.box, strict=True)
+    ]
+    window = [slice(int(i.min()), int(i.max()) + 1) for i in maps]
+    y = host(image[(batch, slice(None), *window)[-image.ndim :]])
+    y = real_array(np.asarray(y), "image").astype(np.float64)
+    y = y.reshape((1,) * (5 - y.ndim) + y.shape)
+    for axis, (i, part) in enumerate(zip(maps, window, strict=True), start=2):
+        if len(i) != y.shape[axis] or i[0] != part.start:
+            y = y.take(i - part.start, axis)
+    return y
+
+
+def _network(model, y):
+    """f(y) of a tile in the image's units, on the device of the model."""
+    offset, scale = model.units
+    y = moved(((y - offset) / scale).astype(model.parameters.dtype), model.parameters)
+    settings = {"net": model.net, "statistics": model.statistics}
+    x = zeros(y.shape, y.dtype, like=y)
+    for turn in model.turns:
+        out = unet_forward(symmetry.turn(y, turn), model.parameters, **settings)[0]
+        x += symmetry.turn_back(out, turn)
+    return x / len(model.turns) * scale + offset
+
+
+def _output(out, image):
+    """An array to write to: the caller's own, or a new one on the device of the image."""
+    if out is False:
+        return None
+    if out is True:
+        return empty(tuple(image.shape), np.float32, like=image)
+    if not (isinstance(out, np.ndarray) or is_cupy(out)) or out.dtype.kind != "f":
+        got = getattr(out, "dtype", type(out).__name__)
+        raise InputError("out", "an array of floating-point numbers", str(got))
+    if out.shape != tuple(image.shape):
+        raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
+    return out
+
+
+def _five(array):
+    """`array` as (N, C, Z, Y, X): a view, also of memory that is not contiguous."""
+    return array[(None,) * (5 - array.ndim)]
