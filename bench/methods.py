@@ -134,20 +134,28 @@ def _wiener(sample):
 def _siamese(name, ndim, steps=None, width=None, patch=None, batch=None):
     """A recipe of Papkov et al., with or without the bound of its table, made smaller on request.
 
-    With fewer steps, the learning rate falls as much sooner.
+    With fewer steps, the learning rate falls as much sooner, and the running means and variances
+    follow those of the batches as much faster.
     """
     loss = name.removesuffix("_bound")
     recipe = recipes.get(loss + ("_3d" if ndim == 3 else ""))
     at = "bound" if loss == "noise2same_d" else "bound_blurred"
     weight = 0.1 if name.endswith("_bound") else 0.0
     losses = dataclasses.replace(recipe.losses, **{"bound": 0.0, "bound_blurred": 0.0, at: weight})
-    every = recipe.schedule.every * (steps or recipe.steps) // recipe.steps
+    share = min(1, steps / recipe.steps) if steps else 1
+    network = dataclasses.replace(
+        recipe.network,
+        width=width or recipe.network.width,
+        momentum=min(recipe.network.momentum / share, 0.1),
+    )
     return dataclasses.replace(
         recipe,
         losses=losses,
         steps=steps or recipe.steps,
-        schedule=dataclasses.replace(recipe.schedule, every=max(every, 1)),
-        network=dataclasses.replace(recipe.network, width=width or recipe.network.width),
+        schedule=dataclasses.replace(
+            recipe.schedule, every=max(round(recipe.schedule.every * share), 1)
+        ),
+        network=network,
         patch=patch or recipe.patch,
         batch=batch or recipe.batch,
     )

@@ -121,8 +121,8 @@ def _clipping(y):
     return float(values[0]) if low else -np.inf, float(values[-1]) if high else np.inf
 
 
-def network_for(y):
-    """The UNet for images of y's shape: pooled along each axis as often as its size allows.
+def network_for(y, template=None):
+    """The network for images of y's shape: pooled along each axis as often as its size allows.
 
     The lowest level keeps 4 pixels along Y and X, and 2 along Z: statistics of fewer values say
     nothing about another image, or about a turned one.
@@ -130,12 +130,15 @@ def network_for(y):
     channels, (depth, height, width) = y.shape[1], y.shape[2:]
     if min(height, width) < 16:
         raise InputError("image", "at least 16 pixels along Y and X", f"shape {y.shape[2:]}")
+    template = template or UNet()
     windows = []
-    for level in range(1, 5):
+    for level in range(1, 1 + len(template.pooling)):
         across = 2 if min(height, width) >= 4 * 2**level else 1
         windows.append((2 if depth >= 2 * 2**level else 1, across, across))
     ndim = 2 if depth == 1 else 3
-    return UNet(ndim=ndim, inputs=channels, outputs=channels, windows=tuple(windows))
+    return dataclasses.replace(
+        template, ndim=ndim, inputs=channels, outputs=channels, windows=tuple(windows)
+    )
 
 
 def units_of(y, normalise):

@@ -14,8 +14,13 @@ from .losses import Losses
 from .masking import FILLS, NoiseLevel, RandomMask, StratifiedMask
 from .optim import Constant, OneCycle, Plateau, StepDecay
 from .random import seed_from
+from .unet import PlainUNet, ResidualUNet, UNet
 
-__all__ = ["DEFAULT", "SSI", "SSI_NO_MASKING", "Recipe", "get", "names", "seed_from"]
+__all__ = [
+    "DECONOISING", "DECONOISING_MINUS", "DEFAULT", "NOISE2SAME", "NOISE2SAME_3D", "NOISE2SAME_D",
+    "NOISE2SAME_D_3D", "NOISE2SELF", "NOISE2SELF_3D", "NOISE2VOID", "SSI", "SSI_NO_MASKING",
+    "Recipe", "get", "names", "seed_from",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Recipe:
     Attributes
     ----------
     name : str
+    network : UNet, ResidualUNet or PlainUNet
+        Its `ndim`, channels, windows and aspect become those that the image asks for.
     steps : int
         Training steps; one step sees the whole image once, or `batch` patches.
     normalise : {"range", "percentile", "standardise"}
@@ -59,8 +66,10 @@ class Recipe:
         Restore what lies up to a PSF's radius beyond the border too, and cut it off at the end;
         see `prepare.margin_of`.
     turns : bool or tuple of symmetries
-        Train on turns and flips of the image, and average the restoration over them: only by
-        symmetries that the forward model has, or by those that are given (see `symmetry.py`).
+        Train on turns and flips of the image: only by symmetries that the forward model has, or
+        by those that are given (see `symmetry.py`).
+    ensemble : bool
+        Average the restoration over those turns and flips.
     losses : Losses
     adaptive : bool
         The losses' ``delta`` and ``tv`` are multiples of the noise estimated from the image, and
@@ -101,6 +110,7 @@ class Recipe:
     """
 
     name: str
+    network: UNet | ResidualUNet | PlainUNet = UNet()
     steps: int = 3000
     normalise: str = "range"
     crop: int | None = None
@@ -114,6 +124,7 @@ class Recipe:
     input_noise: NoiseLevel | None = None
     margin: bool = False
     turns: bool | tuple = False
+    ensemble: bool = True
     losses: Losses = Losses()
     adaptive: bool = False
     clamp: bool = False
@@ -199,7 +210,92 @@ DEFAULT = Recipe(
 )
 """What `deconvolve` and `denoise` use."""
 
-_ALL = {recipe.name: recipe for recipe in (SSI, SSI_NO_MASKING, DEFAULT)}
+NOISE2SELF = Recipe(
+    name="noise2self",
+    network=ResidualUNet(),
+    steps=3000,
+    normalise="standardise",
+    patch=128,
+    batch=16,
+    mask=RandomMask(start=0.005, end=0.005),
+    fill="gaussian",
+    fill_sigma=0.2,
+    turns=True,
+    ensemble=False,
+    losses=Losses(normalise="masked", bound=0, bound_squared=False),
+    lr=4e-4,
+    schedule=StepDecay(every=500, factor=0.5),
+    validation=0,
+    keep_best=False,
+)
+"""Papkov et al., loss (2), the blind spots alone; 2-D. As their code runs it, but that patches are
+cut out with a halo and turned only by symmetries of the PSF."""
+
+
+def _siamese(name, **weights):
+    losses = dataclasses.replace(NOISE2SELF.losses, blind_spot=0, reconstruction=1, **weights)
+    return dataclasses.replace(NOISE2SELF, name=name, losses=losses)
+
+
+def _volumes(recipe, **weights):
+    """A recipe of Papkov et al. as they have it for volumes."""
+    losses = dataclasses.replace(recipe.losses, **weights)
+    return dataclasses.replace(
+        recipe, name=f"{recipe.name}_3d", steps=15_000, patch=64, batch=4, losses=losses,
+        schedule=StepDecay(every=2000, factor=0.5),
+    )  # fmt: skip
+
+
+NOISE2SAME = _siamese("noise2same", invariance_blurred=2, bound_blurred=0.1)
+"""Their loss (3): reconstruction, and the invariance of the re-blurred images."""
+
+NOISE2SAME_D = _siamese("noise2same_d", invariance=2, bound=0.1)
+"""Their loss (4): reconstruction, and the invariance of the restored images. Their best in 2-D."""
+
+NOISE2SELF_3D = _volumes(NOISE2SELF)
+NOISE2SAME_3D = _volumes(NOISE2SAME, bound_blurred=0)
+"""Their best in 3-D, where they leave out the bound."""
+
+NOISE2SAME_D_3D = _volumes(NOISE2SAME_D)
+
+DECONOISING = Recipe(
+    name="deconoising",
+    network=PlainUNet(),
+    steps=2000,
+    normalise="standardise",
+    patch=100,
+    batch=5,
+    accumulate=4,
+    epoch=10,
+    mask=StratifiedMask(1 / 32),
+    fill="neighbour",
+    turns=True,
+    ensemble=False,
+    losses=Losses(normalise="masked", bound=0, positivity=1),
+    lr=1e-3,
+    schedule=Plateau(factor=0.5, patience=10),
+    validation=0.1,
+)
+"""Goncharova et al., "ours+", for many images: 200 epochs of 10 steps of 20 patches. The denoised
+image is what they want. As their code runs it, but that patches have a halo and are turned only by
+symmetries of the PSF."""
+
+DECONOISING_MINUS = dataclasses.replace(
+    DECONOISING, name="deconoising_minus",
+    losses=dataclasses.replace(DECONOISING.losses, positivity=0),
+)  # fmt: skip
+"""Their "ours−": the restored image may be negative."""
+
+NOISE2VOID = dataclasses.replace(DECONOISING_MINUS, name="noise2void")
+"""The same without a PSF, which is Noise2Void (Krull et al. 2019): for the physics `Identity`."""
+
+_ALL = {
+    recipe.name: recipe
+    for recipe in (
+        SSI, SSI_NO_MASKING, DEFAULT, NOISE2SELF, NOISE2SAME, NOISE2SAME_D, NOISE2SELF_3D,
+        NOISE2SAME_3D, NOISE2SAME_D_3D, DECONOISING, DECONOISING_MINUS, NOISE2VOID,
+    )
+}  # fmt: skip
 
 
 def names():

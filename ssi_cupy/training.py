@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from . import modelfile
+from . import modelfile, symmetry
 from .backend import Numbers, empty, host, moved, namespace, on_device, zeros
 from .batches import WholeImage
 from .checks import FileError, InputError, varying
@@ -67,8 +67,10 @@ class Training:
     def __init__(self, model, image, steps, source=WholeImage):
         recipe = self.recipe = model.recipe
         self.model, self.steps, self.seed = model, steps, model.seed
+        self.turns = [symmetry.IDENTITY]
         if recipe.turns:
-            model.turns = allowed_turns(model.physics, recipe)
+            self.turns = allowed_turns(model.physics, recipe)
+        model.turns = self.turns if recipe.ensemble else [symmetry.IDENTITY]
         if isinstance(image, Images):
             self.source, y = self._of_many(image)
         else:
@@ -86,7 +88,7 @@ class Training:
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
         self.parts = ()  # names of the loss's terms
 
-        model.net = self.net = network_for(self.batch[0])
+        model.net = self.net = network_for(self.batch[0], recipe.network)
         self.parameters = self.net.initial_parameters(self.seed, like=like)
         self.gradient = zeros(self.net.size, np.float32, like)
         self.statistics = self.net.initial_statistics(like=like)
@@ -118,7 +120,7 @@ class Training:
         y = on_device(y, model.device)
         if recipe.patch:
             return Patches(y, recipe, **self._options()), y
-        settings = {"validation": recipe.validation, "turns": model.turns, "seed": self.seed}
+        settings = {"validation": recipe.validation, "turns": self.turns, "seed": self.seed}
         return source(y, **settings), y
 
     def _of_many(self, images):
@@ -131,7 +133,7 @@ class Training:
     def _options(self):
         g = self.model.physics
         reach = tuple(r + (self.recipe.broaden and r > 0) for r in reach_of(g))
-        return {"reach": reach, "wrap": wraps(g), "turns": self.model.turns, "seed": self.seed}
+        return {"reach": reach, "wrap": wraps(g), "turns": self.turns, "seed": self.seed}
 
     @property
     def done(self):
