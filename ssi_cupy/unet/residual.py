@@ -60,7 +60,8 @@ class ResidualUNet(Stepped):
     windows : tuple of (int, int, int), optional
         The steps (Z, Y, X) between the levels, one fewer than these; 2 along every axis by default.
     momentum : float
-        How much of a batch's means and variances goes into the running ones.
+        How much of a batch's means and variances goes into the running ones, in the norms that
+        units begin with. In the others it is 0.1, as in the paper's code.
     aspect : float
         The height of a voxel over its width, at full resolution. On levels where the voxels are
         still higher than wide, kernels have the fewer taps along Z.
@@ -143,6 +144,9 @@ class ResidualUNet(Stepped):
             more = inputs + (2 if inputs == outputs else 3) * outputs
             total += share * (4 * width + more)
         return total + self.outputs
+
+    def momentum_of(self, norm):
+        return self.momentum if norm.endswith("norm1") else 0.1
 
     def start(self, name):
         """PyTorch's: uniform in ±1/√(fan-in), 1 and 0 for γ and β.
