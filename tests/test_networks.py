@@ -391,9 +391,9 @@ def test_reach_and_footprint_are_what_they_say(net, shape):
     parameters = net.initial_parameters(0, np.float64)
     statistics = net.initial_statistics(np.float64)
     with backend.Pool() as pool:
-        y, _ = unet_forward(x, parameters, net=net, statistics=statistics)
+        y, _ = unet_forward(x, parameters, net=net, statistics=statistics, keep=False)
     measured = pool.nbytes / (8 * np.prod(shape))
-    assert 0.9 * net.footprint <= measured <= 1.1 * net.footprint
+    assert 0.8 * net.footprint <= measured <= 1.1 * net.footprint
     x[..., 0] += 1.0
     moved, _ = unet_forward(x, parameters, net=net, statistics=statistics)
     changed = np.nonzero(np.abs(moved - y).max(axis=(0, 1, 2, 3)) > 1e-12)[0]

@@ -43,7 +43,8 @@ class Network:
         widths of the kernel, "pool" and "upsample" with their factors. A convolution or transposed
         convolution that is as wide as its stride is one of these too.
     footprint : float
-        How many numbers an inference writes per pixel of the image.
+        How many numbers an inference takes per pixel of the image, at most, where nothing is
+        kept for a backward.
 
     and these methods: ``start(name)``, the law of a parameter's first values (see
     `initial_parameters`); ``forward(x, parameters, statistics, batch_statistics, branches,
