@@ -1,8 +1,9 @@
 """One pass there and back of a paper's network, in turns with PyTorch; and what each keeps.
 
 No masks, no blur, no optimiser: the network alone, whose output is multiplied by a fixed image and
-summed. PyTorch has the faster of two memory layouts. Several branches are so many runs of
-PyTorch's network, as its users write it.
+summed. PyTorch has the fastest of two memory layouts, and of one thread or all: on a busy machine
+its threads wait for each other. Several branches are so many runs of its network, as its users
+write it.
 """
 
 import argparse
@@ -136,12 +137,21 @@ def compare(name, batch, size, rounds, threads):
     with Pool():
         for layout in LAYOUTS:
             check(there_and_back(*small), Rival(*small, layout)(), f"{name}, {layout}")
-    rivals = {layout: Rival(*made, layout) for layout in LAYOUTS}
+
+    def run(rival, number):
+        use_threads(number)
+        rival()
+
+    rivals = {
+        f"{layout}, {number} threads": partial(run, Rival(*made, layout), number)
+        for layout in LAYOUTS
+        for number in sorted({1, threads})
+    }
     with Pool() as pool:
         seconds = timing.in_turns(rounds, ours=partial(there_and_back, *made), **rivals)
         kept = pool.nbytes
     medians = timing.medians(seconds)
-    chosen = min(LAYOUTS, key=medians.get)
+    chosen = min(rivals, key=medians.get)
     return {
         "network": name, "shape": made[2].shape, "branches": made[1], "parameters": made[0].size,
         "ours": medians["ours"], "torch": medians[chosen], "chosen": chosen,
@@ -174,5 +184,7 @@ def main(arguments):
         both = (f"{r[who]:.2f} s" for who in ("ours", "torch"))
         rows.append((title, *both, f"{r['ratio']:.2f}", f"{r['memory'] / 1e6:.0f} MB"))
     timing.table(rows)
+    for r in results:
+        print(f"PyTorch's {r['network']}: {r['chosen']}")
     timing.write("networks", {"rounds": options.rounds, "results": results}, machine, options.out)
     return 0
