@@ -5,6 +5,7 @@ from importlib import import_module
 
 BENCHES = {
     "step": "one training step and one inference, in turns with PyTorch; peak memory",
+    "networks": "the papers' wide networks, there and back, in turns with PyTorch",
     "start": "what an import costs; the first step, compiled and from the cache",
     "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
     "roofline": "where a step spends its time, and how near each part is to the machine's limits",

@@ -143,7 +143,7 @@ def _network(model, y):
     """f(y) of a tile in the image's units, on the device of the model."""
     offset, scale = model.units
     y = moved(((y - offset) / scale).astype(model.parameters.dtype), model.parameters)
-    settings = {"net": model.net, "statistics": model.statistics}
+    settings = {"net": model.net, "statistics": model.statistics, "keep": False}
     x = zeros(y.shape, y.dtype, like=y)
     for turn in model.turns:
         out = unet_forward(symmetry.turn(y, turn), model.parameters, **settings)[0]

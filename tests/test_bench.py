@@ -42,6 +42,16 @@ def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
         assert result[what]["ours"] > 0 and result[what]["torch"] > 0
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_networks_agree_with_pytorch_and_are_timed(tmp_path):
+    small = ("--networks", "plain2d", "residual2d", "--batch", 1, "--size", 16, "--rounds", 1)
+    printed = bench("networks", *small, "--out", tmp_path)
+    results = json.loads((tmp_path / "networks.json").read_text())["results"]
+    assert [r["parameters"] for r in results] == [1_677_377, 5_563_680]
+    assert "residual2d, 2 branches, 2×1×1×16×16" in printed
+    assert all(r["ours"] > 0 and r["torch"] > 0 and r["memory"] > 0 for r in results)
+
+
 def test_roofline_finds_every_convolution(tmp_path):
     threads = num_threads()
     bench("roofline", "--size", 32, "--rounds", 1, "--threads", threads, "--out", tmp_path)

@@ -274,6 +274,10 @@ def test_the_residual_network_has_the_papers_number_of_parameters():
     assert net.size == 5_563_680 and net.size + never_read == 5_757_216
     assert net.views(net.initial_parameters(0))["up1.conv1.weight"].shape == (192, 384, 1, 3, 3)
     assert net.momentum == 0.003 and UNet().momentum == 0.1
+    momenta = net.momenta()
+    assert set(momenta[net.statistics_layout["down0.norm1"]]) == {np.float32(0.003)}
+    assert set(momenta[net.statistics_layout["down0.norm2"]]) == {np.float32(0.1)}
+    assert set(UNet().momenta()) == {np.float32(0.1)} and PlainUNet().momenta().size == 0
     volume = ResidualUNet(ndim=3)
     assert (volume.base, volume.joining, volume.size) == (48, "add", 3_607_248)
 
@@ -387,9 +391,9 @@ def test_reach_and_footprint_are_what_they_say(net, shape):
     parameters = net.initial_parameters(0, np.float64)
     statistics = net.initial_statistics(np.float64)
     with backend.Pool() as pool:
-        y, _ = unet_forward(x, parameters, net=net, statistics=statistics)
+        y, _ = unet_forward(x, parameters, net=net, statistics=statistics, keep=False)
     measured = pool.nbytes / (8 * np.prod(shape))
-    assert 0.9 * net.footprint <= measured <= 1.1 * net.footprint
+    assert 0.8 * net.footprint <= measured <= 1.1 * net.footprint
     x[..., 0] += 1.0
     moved, _ = unet_forward(x, parameters, net=net, statistics=statistics)
     changed = np.nonzero(np.abs(moved - y).max(axis=(0, 1, 2, 3)) > 1e-12)[0]

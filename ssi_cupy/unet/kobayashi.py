@@ -97,10 +97,9 @@ class UNet(Network):
 
     @cached_property
     def footprint(self):
-        """All of an inference's feature maps.
+        """On each level what is pooled into it, the two maps of a block, and what is concatenated.
 
-        On each level the output of every convolution, what is pooled into it, and what is
-        concatenated there, over the number of pixels that one of the level stands for.
+        The decoder's block has the memory of the encoder's, where its maps are as wide.
         """
         total, share, last = 0.0, 1.0, len(self.widths) - 1
         for level, width in enumerate(self.widths):
@@ -110,7 +109,8 @@ class UNet(Network):
             total += share * 2 * width
             if level < last:
                 together, middle, _ = self.units[f"up{level}.wide"]
-                total += share * (together + middle + self.units[f"up{level}.narrow"][1])
+                others = {middle, self.units[f"up{level}.narrow"][1]} - {width}
+                total += share * (together + sum(others))
         return total + self.outputs
 
     @property

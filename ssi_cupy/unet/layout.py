@@ -33,7 +33,7 @@ class Network:
     last_kernel : str
         The name of the weights of the last convolution that looks at neighbours.
     momentum : float
-        How much of a batch's means and variances goes into the running ones.
+        How much of a batch's means and variances goes into the running ones (see `momenta`).
     pooling : sequence of (int, int, int)
         The factors along Z, Y and X between the levels, full resolution first.
     aspect : float
@@ -43,7 +43,8 @@ class Network:
         widths of the kernel, "pool" and "upsample" with their factors. A convolution or transposed
         convolution that is as wide as its stride is one of these too.
     footprint : float
-        How many numbers an inference writes per pixel of the image.
+        How many numbers an inference takes per pixel of the image, at most, where nothing is
+        kept for a backward.
 
     and these methods: ``start(name)``, the law of a parameter's first values (see
     `initial_parameters`); ``forward(x, parameters, statistics, batch_statistics, branches,
@@ -128,6 +129,17 @@ class Network:
         vector = zeros(self.statistics_size, dtype, like)
         for place in self.statistics_layout.values():
             vector[(place.start + place.stop) // 2 : place.stop] = 1
+        return vector
+
+    def momentum_of(self, norm):
+        """The momentum of one batch norm."""
+        return self.momentum
+
+    def momenta(self, dtype=np.float32, like=None):
+        """The momentum of each mean and variance, m in: running += m · (batch − running)."""
+        vector = empty(self.statistics_size, dtype, like)
+        for norm, place in self.statistics_layout.items():
+            vector[place] = self.momentum_of(norm)
         return vector
 
 

@@ -104,18 +104,16 @@ class PlainUNet(Stepped):
 
     @cached_property
     def footprint(self):
-        """All of an inference's feature maps: of each convolution, pooled, joined.
-
-        What a transposed convolution writes in blocks is freed for the convolution that follows.
-        """
+        """On each level what is pooled, and two maps: of a pair of convolutions, or the encoder's
+        and what is to join it; with their sum a third one, and stacked they are two more."""
         total, share = 0.0, 1.0
         for level, width in enumerate(self.widths):
             if level:
                 share /= float(np.prod(self.pooling[level - 1]))
-                total += share * self.widths[level - 1]  # pooled
+                total += share * self.widths[level - 1]
             total += share * 2 * width
             if level < self.depth - 1:
-                total += share * (self.units[f"up{level}.conv1"][0] + 2 * width)
+                total += share * self.units[f"up{level}.conv1"][0]
         return total + self.outputs
 
     def start(self, name):

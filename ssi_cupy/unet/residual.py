@@ -60,7 +60,8 @@ class ResidualUNet(Stepped):
     windows : tuple of (int, int, int), optional
         The steps (Z, Y, X) between the levels, one fewer than these; 2 along every axis by default.
     momentum : float
-        How much of a batch's means and variances goes into the running ones.
+        How much of a batch's means and variances goes into the running ones, in the norms that
+        units begin with. In the others it is 0.1, as in the paper's code.
     aspect : float
         The height of a voxel over its width, at full resolution. On levels where the voxels are
         still higher than wide, kernels have the fewer taps along Z.
@@ -130,19 +131,19 @@ class ResidualUNet(Stepped):
 
     @cached_property
     def footprint(self):
-        """All of an inference's feature maps, with what is freed used again for what is as large.
+        """On each level three maps: of a unit, what comes to it and what its convolutions write.
 
-        On each level what comes to a unit, what its two convolutions write, and its sum. The second
-        convolution's memory serves the level's other units, and its maps in blocks. A shortcut's
-        convolution takes as much again.
+        Where maps are stacked, these come on top: what comes to the unit is twice as wide then.
         """
         total, share = 0.0, 1.0
         for level, width in enumerate(self.widths):
             share /= float(np.prod(self.pooling[level - 1])) if level else 1.0
-            inputs, outputs, _ = self.units.get(f"up{level}", (0, 0, None))
-            more = inputs + (2 if inputs == outputs else 3) * outputs
-            total += share * (4 * width + more)
+            stacked = 2 * width if level < self.depth - 1 and self.joining == "concat" else 0
+            total += share * (3 * width + stacked)
         return total + self.outputs
+
+    def momentum_of(self, norm):
+        return self.momentum if norm.endswith("norm1") else 0.1
 
     def start(self, name):
         """PyTorch's: uniform in ±1/√(fan-in), 1 and 0 for γ and β.
@@ -216,15 +217,17 @@ class _Forward:
         normed1 = self.norm(f"{name}.norm1", r)
         a, affine = _read(normed1)
         z, saved = conv_forward(a, p[f"{name}.conv1.weight"], affine=affine, moments=moments)
+        sums = saved[1] if moments else None
         shortcut = p.get(f"{name}.shortcut.weight")
         if shortcut is not None:
-            r, _ = conv_forward(a, shortcut, affine=affine)
-        normed2 = self.norm(f"{name}.norm2", z, saved[1] if moments else None)
+            r = conv_forward(a, shortcut, affine=affine)[0]
+        normed2 = self.norm(f"{name}.norm2", z, sums)
         self.save((normed1, normed2))
-        del normed1, a, z
+        del saved, normed1, a, z  # an inference has no other use for these maps
         a, affine = _read(normed2)
-        z, _ = conv_forward(a, p[f"{name}.conv2.weight"], affine=affine)
-        return add_forward(z, r)[0]
+        h = conv_forward(a, p[f"{name}.conv2.weight"], affine=affine)[0]
+        del normed2, a
+        return add_forward(h, r)[0]
 
     def norm(self, name, z, sums=None):
         """What `batch_affine` saves for the way back, by the statistics of the batch or the given.
