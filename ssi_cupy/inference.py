@@ -19,8 +19,7 @@ from .backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
 from .checks import InputError, numbers, real_array
 from .ops.pad import index_map
 from .physics import apply
-from .physics import reach as physics_reach
-from .prepare import margin_of
+from .prepare import margin_of, reach_of, wraps
 from .unet import unet_forward
 
 WORK = 120  # bytes per pixel and channel beside the network's maps: copies, turns, the blur's grid
@@ -47,7 +46,7 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     if shape[1] != model.net.inputs:
         raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
     margin = margin_of(model.physics, model.recipe, shape[2:])
-    local = physics_reach(model.physics) if reblurred is not False else (0, 0, 0)
+    local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
     given = _given(tile_size, tile_overlap, image.shape)
     pieces = _pieces(model, shape, margin, local or (0, 0, 0), *given)
     whole = len(pieces) == 1
@@ -79,6 +78,14 @@ def memory(net, pixels):
     """The bytes that inference takes for a tile of that many pixels, about: ``(4 · footprint +
     WORK · channels)`` a pixel, where the network's `footprint` counts its feature maps."""
     return pixels * (4 * net.footprint + WORK * max(net.inputs, net.outputs))
+
+
+def _locality(g):
+    """How far along Z, Y and X g moves light; None where any pixel may see any other."""
+    try:
+        return None if wraps(g) else reach_of(g)
+    except InputError:  # a model of one's own that does not say
+        return None
 
 
 def _given(tile_size, tile_overlap, shape):

@@ -11,7 +11,7 @@ from ssi_cupy import inference, physics, recipes, tiles
 from ssi_cupy.backend import Pool
 from ssi_cupy.checks import InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
-from ssi_cupy.prepare import allowed_turns
+from ssi_cupy.prepare import allowed_turns, reach_of
 from ssi_cupy.psf import gaussian
 from ssi_cupy.unet import UNet, unet_forward
 
@@ -182,7 +182,7 @@ def test_a_model_that_is_put_together_reaches_as_far_as_its_parts():
     g = physics.Composition(
         physics.Clamp(0, 400), blur, physics.SensorResponse(1.0, high=300), blur
     )
-    assert physics.reach(g) == (0, 2, 6)
+    assert reach_of(g) == (0, 2, 6)
     without_seams(model_of(UNet(widths=(3, 4)), g=g), intensities(97, 83), tile_size=60)
 
 
