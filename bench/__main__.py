@@ -8,6 +8,8 @@ BENCHES = {
     "networks": "the papers' wide networks, there and back, in turns with PyTorch",
     "start": "what an import costs; the first step, compiled and from the cache",
     "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
+    "volume": "a volume larger than memory, predicted tile by tile: peak memory and time",
+    "convolution": "a training step by FFT and by direct convolution with a large 3-D PSF",
     "roofline": "where a step spends its time, and how near each part is to the machine's limits",
     "table1": "the papers' tables: every method on the benchmark's images, beside their figures",
     "table3": "losses with one pass and with two, on the benchmark's images",

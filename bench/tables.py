@@ -13,6 +13,7 @@ TITLES = ("PSNR (dB)", "SSIM, range 2", "SSIM, range 1", "MI", "SMI", "RMSE")
 TITLES += ("training (s)", "inference (s)")
 IN_CSV = ("steps", "device", "date", "commit", "fingerprint")
 
+
 def write(folder, table, records, failures):
     """``<table.name>.csv`` and ``.md`` in `folder`; return the latter's text."""
     records = sorted(records, key=lambda r: (r["image"], methods.order(r["method"])))

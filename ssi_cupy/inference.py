@@ -19,11 +19,10 @@ from .backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
 from .checks import InputError, numbers, real_array
 from .ops.pad import index_map
 from .physics import apply
-from .physics import reach as physics_reach
-from .prepare import margin_of
+from .prepare import margin_of, reach_of, wraps
 from .unet import unet_forward
 
-WORK = 120  # bytes per pixel and channel beside the network's maps: copies, turns, the blur's grid
+WORK = 50  # bytes per pixel and channel beside the network's maps: turns, the blur's grid, results
 
 
 def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
@@ -47,7 +46,7 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     if shape[1] != model.net.inputs:
         raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
     margin = margin_of(model.physics, model.recipe, shape[2:])
-    local = physics_reach(model.physics) if reblurred is not False else (0, 0, 0)
+    local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
     given = _given(tile_size, tile_overlap, image.shape)
     pieces = _pieces(model, shape, margin, local or (0, 0, 0), *given)
     whole = len(pieces) == 1
@@ -59,9 +58,8 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     restored, reblurred = (_output(out, image) for out in (restored, reblurred))
     for batch in [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]:
         for tile in pieces:
-            y = _read(image, batch, tile, margin)
             with Pool():
-                x = _network(model, y)
+                x = _network(model, _read(image, batch, tile, margin))
                 if restored is not None:
                     tile.add(_five(restored)[batch], x.astype(np.float32), margin)
                 if reblurred is not None and by_tile:
@@ -76,9 +74,21 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
 
 
 def memory(net, pixels):
-    """The bytes that inference takes for a tile of that many pixels, about: ``(4 · footprint +
-    WORK · channels)`` a pixel, where the network's `footprint` counts its feature maps."""
-    return pixels * (4 * net.footprint + WORK * max(net.inputs, net.outputs))
+    """The bytes that inference takes at most for a tile of that many pixels.
+
+    ``4 · footprint + WORK · channels`` for each: a network's `footprint` counts all of its feature
+    maps, of which some are freed before the last is made. And its weights, copied as its loops
+    want them.
+    """
+    return pixels * (4 * net.footprint + WORK * max(net.inputs, net.outputs)) + 16 * net.size
+
+
+def _locality(g):
+    """How far along Z, Y and X g moves light; None where any pixel may see any other."""
+    try:
+        return None if wraps(g) else reach_of(g)
+    except InputError:  # a model of one's own that does not say
+        return None
 
 
 def _given(tile_size, tile_overlap, shape):
@@ -103,7 +113,8 @@ def _pieces(model, shape, margin, local, tile_size, tile_overlap):
         free = free_memory(model.parameters) / 2
         if memory(net, shape[0] * math.prod(frame)) <= free:
             return tiles.tiles(frame, frame)
-        most = min(free, tiles.MOST) / memory(net, 1)
+        most = (min(free, tiles.MOST) - memory(net, 0)) / (memory(net, 1) - memory(net, 0))
+        most = max(most, 1.0)
         tile_size, overlap = tiles.choose(frame, reach, most)
     else:  # a tile that holds the image holds its margin too
         both = zip(tile_size, shape[2:], frame, strict=True)

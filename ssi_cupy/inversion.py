@@ -39,6 +39,9 @@ class SelfSupervisedInverse:
     recipe : Recipe or str
     rng : int, numpy.random.Generator or None
     device : {"auto", "cpu", "cuda"}
+    spacing : float or sequence of float, optional
+        Pixel sizes of the images along ([Z,] Y, X): of those that are coarser along Z, the network
+        and the losses take account.
 
     Attributes
     ----------
@@ -50,12 +53,13 @@ class SelfSupervisedInverse:
         Of the last ``train`` and ``infer``.
     """
 
-    def __init__(self, physics, recipe=DEFAULT, *, rng=0, device="auto"):
+    def __init__(self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None):
         self.physics = check(physics)
         self.recipe = get(recipe)
         self.seed = seed_from(rng)
         self._device, self.device = device, resolve_device(device)
         self.net = self.parameters = self.statistics = self.units = None
+        self.spacing = spacing
         self.turns = [symmetry.IDENTITY]
         self.history = []
         self.seconds = {"train": 0.0, "infer": 0.0}

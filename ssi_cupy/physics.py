@@ -104,20 +104,6 @@ def is_linear(model):
     return callable(getattr(model, "adjoint", None)) and getattr(model, "linear", True)
 
 
-def reach(model):
-    """How many pixels along Z, Y and X light goes from where it came from, at most.
-
-    None where that is not known, or any pixel may see any other: a model of a user's own, and a
-    convolution that wraps around.
-    """
-    if isinstance(model, Composition):
-        parts = [reach(part) for part in model.models]
-        return None if None in parts else tuple(map(sum, zip(*parts, strict=True)))
-    if isinstance(model, PSFConvolution):
-        return None if model.mode == "wrap" else tuple(k // 2 for k in model.psf.shape)
-    return (0, 0, 0) if isinstance(model, _Own) else None
-
-
 def _name(model):
     return model.__name__ if isinstance(model, type) else type(model).__name__
 

@@ -25,6 +25,7 @@ from .tape import Tape
 from .unet import UNet
 
 LEAST_NOISE = 0.01  # of an image that seems to have none, for `losses_for`
+NEAR = 2**0.5  # how far from a cube a voxel may be that is treated as one
 BROADEN = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
 
 
@@ -70,14 +71,17 @@ def _in_units(g, offset, scale, y):
     return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
 
 
-def losses_for(g, recipe, y, offset=0.0, scale=1.0):
+def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None):
     """The losses of a recipe in units of the normalised image `y`.
 
     A recipe counts positivity from where the data are 0. Its bounds are those of the normalised
     image or, where that is standardised, parts of the image's range, in which their terms are
-    measured too. With ``adaptive``, some settings are multiples of the noise of `y`.
+    measured too. With ``adaptive``, some settings are multiples of the noise of `y`. With the
+    `spacing` of the pixels, differences along an axis are divided by their distance.
     """
     losses = recipe.losses
+    if spacing:
+        losses = dataclasses.replace(losses, spacing=relative(spacing))
     losses = dataclasses.replace(losses, zero=(losses.zero - offset) / scale)
     if recipe.normalise == "standardise":
         low, high = float(y.min()), float(y.max())
@@ -121,24 +125,64 @@ def _clipping(y):
     return float(values[0]) if low else -np.inf, float(values[-1]) if high else np.inf
 
 
-def network_for(y, template=None):
-    """The network for images of y's shape: pooled along each axis as often as its size allows.
+def network_for(y, template=None, spacing=None):
+    """A network for images of y's shape: pooled along each axis as often as its size allows.
 
     The lowest level keeps 4 pixels along Y and X, and 2 along Z: statistics of fewer values say
-    nothing about another image, or about a turned one.
+    nothing about another image, or about a turned one. Where the voxels are no cubes, only their
+    shorter sides are pooled until they nearly are, to within √2, and kernels have the fewer taps
+    along Z the higher the voxels of a level are.
+
+    Parameters
+    ----------
+    y : (N, C, Z, Y, X) array
+    template : Network, optional
+        Of the same kind, as deep and as wide; a `UNet` by default.
+    spacing : (float, float, float), optional
+        Distances of pixels along Z, Y and X, in any unit.
     """
     channels, (depth, height, width) = y.shape[1], y.shape[2:]
     if min(height, width) < 16:
         raise InputError("image", "at least 16 pixels along Y and X", f"shape {y.shape[2:]}")
     template = template or UNet()
-    windows = []
-    for level in range(1, 1 + len(template.pooling)):
-        across = 2 if min(height, width) >= 4 * 2**level else 1
-        windows.append((2 if depth >= 2 * 2**level else 1, across, across))
-    ndim = 2 if depth == 1 else 3
+    aspect = relative(spacing)[0] if spacing and depth > 1 else 1.0
+    windows, z, across = [], 1, 1  # and how many pixels of the image one of the level is
+    for _ in template.pooling:
+        deep, wide = depth >= 4 * z, min(height, width) >= 8 * across
+        high = aspect * min(1, z / across) > NEAR
+        flat = aspect * max(1, z / across) < 1 / NEAR
+        window = (2 if deep and not high else 1, *2 * [2 if wide and not (deep and flat) else 1])
+        windows.append(window)
+        z, across = z * window[0], across * window[1]
     return dataclasses.replace(
-        template, ndim=ndim, inputs=channels, outputs=channels, windows=tuple(windows)
-    )
+        template, ndim=2 if depth == 1 else 3, inputs=channels, outputs=channels,
+        windows=tuple(windows), aspect=aspect,
+    )  # fmt: skip
+
+
+def voxel(spacing, ndim):
+    """Pixel sizes along Z, Y and X, for one number or one for each of the `ndim` axes.
+
+    None stays None. That of a Z which an image has not is the mean of the others.
+    """
+    if spacing is None:
+        return None
+    try:
+        sizes = np.broadcast_to(np.asarray(spacing, float), (ndim,))
+    except (ValueError, TypeError):
+        names = " ".join("ZYX"[-ndim:])
+        expected = f"a pixel size in µm, or {ndim} for {names}"
+        raise InputError("spacing", expected, repr(spacing)) from None
+    if not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
+        raise InputError("spacing", "pixel sizes above zero, in µm", repr(spacing))
+    return (*[float(sizes.mean())] * (3 - ndim), *sizes.tolist())
+
+
+def relative(spacing):
+    """Pixel sizes in units of those across, in the plane."""
+    z, y, x = spacing
+    across = (y + x) / 2
+    return z / across, y / across, x / across
 
 
 def units_of(y, normalise):

@@ -16,7 +16,9 @@ from .backend import contiguous, empty, host, log, resolve_device
 from .checks import InputError, choice, point_spread_function, real_array, varying
 from .inversion import SelfSupervisedInverse
 from .physics import Identity, PSFConvolution
+from .prepare import voxel
 from .psf import prepare
+from .tiles import sizes
 
 AXES = "TCZYX"
 
@@ -61,6 +63,8 @@ def deconvolve(
     spacing=None,
     psf_spacing=None,
     mode="mirror",
+    tile_size=None,
+    tile_overlap=None,
     device="auto",
     callback=None,
     progress=True,
@@ -93,8 +97,12 @@ def deconvolve(
     spacing, psf_spacing : float or sequence of float, optional
         Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
         size is resampled by `psf.prepare`, which also takes off its background and centres it.
+        Where voxels are higher than wide, the network pools and looks less far along Z.
     mode : {"mirror", "nearest", "wrap", "constant"}
         What lies beyond the border, in scipy.ndimage's words.
+    tile_size, tile_overlap : int or sequence of int, optional
+        The trained network is applied to tiles of at most that many pixels, which overlap by so
+        many, see `SelfSupervisedInverse.predict`; by default only where memory asks for it.
     device : {"auto", "cpu", "cuda"}
     callback : callable, optional
         Called with a dict after each step; the training ends early when it returns True.
@@ -121,8 +129,9 @@ def deconvolve(
     physics = PSFConvolution(_on_grid(psf, spacing, psf_spacing), mode=mode)
     return _restore(
         image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
-        device=device, callback=callback, progress=progress, checkpoint=checkpoint,
-        resume=resume, full_output=full_output,
+        spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
+        callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
+        full_output=full_output,
     )  # fmt: skip
 
 
@@ -138,6 +147,8 @@ def denoise(
     spacing=None,
     psf_spacing=None,
     mode="mirror",
+    tile_size=None,
+    tile_overlap=None,
     device="auto",
     callback=None,
     progress=True,
@@ -161,19 +172,23 @@ def denoise(
     physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
     return _restore(
         image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
-        device=device, callback=callback, progress=progress, checkpoint=checkpoint,
-        resume=resume, full_output=full_output,
+        spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
+        callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
+        full_output=full_output,
     )  # fmt: skip
 
 
-def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, callback, progress,
-             checkpoint, resume, full_output):  # fmt: skip
+def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
+             tile_overlap, device, callback, progress, checkpoint, resume,
+             full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
     spatial = [a for a in "ZYX" if a in axes]
     others = [a for a in axes if a not in spatial]
     order = [axes.index(a) for a in others + spatial]
     stack = image.transpose(order)
+    sizes(tile_size, tile_overlap, stack.shape[len(others) :])  # now, not after the training
+    voxel(spacing, len(spatial))
     places = list(itertools.product(*map(range, stack.shape[: len(others)])))
     if len(places) > 1 and (checkpoint or resume):
         name = "checkpoint" if checkpoint else "resume"
@@ -184,10 +199,12 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, device, cal
     restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
-        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device)
+        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device, spacing=spacing)
         model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
                   checkpoint=checkpoint, resume=resume)  # fmt: skip
-        restored[place], denoised[place] = model.restore(stack[place])
+        restored[place], denoised[place] = model.restore(
+            stack[place], tile_size=tile_size, tile_overlap=tile_overlap
+        )
         for key, value in model.seconds.items():
             seconds[key] += value
     back = np.argsort(order)
@@ -230,19 +247,18 @@ def _axes(image, axes, channel_axis, psf):
 
 def _on_grid(psf, spacing, psf_spacing):
     """`psf` on the grid of the image: itself, or prepared if it was sampled on another."""
-    if spacing is None or psf_spacing is None:
+    if psf_spacing is None:
         return psf
-    sizes = []
-    for name, given in (("spacing", spacing), ("psf_spacing", psf_spacing)):
-        try:
-            size = np.broadcast_to(np.asarray(given, float), (psf.ndim,))
-        except (ValueError, TypeError):
-            raise InputError(name, f"{psf.ndim} pixel sizes in µm", repr(given)) from None
-        if not np.all(np.isfinite(size)) or np.any(size <= 0):
-            raise InputError(name, "pixel sizes above zero, in µm", repr(given))
-        sizes.append(size.tolist())
-    if np.allclose(*sizes, rtol=1e-3):
+    grid = voxel(spacing, psf.ndim)
+    if grid is None:
+        raise InputError("spacing", "the image's pixel size, as psf_spacing is given", "None")
+    try:
+        psf_grid = voxel(psf_spacing, psf.ndim)
+    except InputError as error:
+        raise InputError("psf_spacing", error.expected, error.got) from None
+    grids = grid[-psf.ndim :], psf_grid[-psf.ndim :]
+    if np.allclose(*grids, rtol=1e-3):
         return psf
-    psf, report = prepare(psf, spacing=sizes[0], psf_spacing=sizes[1])
+    psf, report = prepare(psf, spacing=grids[0], psf_spacing=grids[1])
     log.info("the point-spread function was resampled: %s", report)
     return psf

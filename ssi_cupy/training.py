@@ -35,6 +35,7 @@ from .prepare import (
     network_for,
     reach_of,
     units_of,
+    voxel,
     wraps,
 )
 from .tape import Tape
@@ -76,7 +77,8 @@ class Training:
         else:
             self.source, y = self._of_one(image, source)
         self.g = forward_model(model.physics, recipe, y, *model.units)
-        self.losses = losses_for(model.physics, recipe, y, *model.units)
+        spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
+        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing)
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
         one_channel = (shape[0], 1, *shape[2:])
@@ -88,7 +90,7 @@ class Training:
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
         self.parts = ()  # names of the loss's terms
 
-        model.net = self.net = network_for(self.batch[0], recipe.network)
+        model.net = self.net = network_for(self.batch[0], recipe.network, spacing)
         self.parameters = self.net.initial_parameters(self.seed, like=like)
         self.gradient = zeros(self.net.size, np.float32, like)
         self.statistics = self.net.initial_statistics(like=like)

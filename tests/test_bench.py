@@ -23,7 +23,7 @@ def bench(*arguments):
 
 def test_all_benches_are_listed_and_explain_themselves():
     listed = bench()
-    for name in ("step", "start", "roofline", "kernels"):
+    for name in ("step", "start", "roofline", "kernels", "volume", "convolution"):
         assert f"\n  {name} " in listed
         assert "--out" in bench(name, "--help")
 
@@ -60,6 +60,20 @@ def test_roofline_finds_every_convolution(tmp_path):
     assert sum(p["calls"] for p in convolutions) >= 2 * 19 - 1  # forward, and to the inputs
     assert all(p["flops"] > 0 and p["bytes"] > 0 for p in convolutions)
     assert 0 < result["explained"] <= 1
+
+
+def test_volume_is_predicted_from_file_to_file(tmp_path):
+    options = ("--shape", 20, 70, 61, "--tile-size", 40, "--widths", 2, 2)
+    bench("volume", *options, "--files", tmp_path, "--out", tmp_path)
+    result = json.loads((tmp_path / "volume.json").read_text())
+    assert result["difference"] <= 1e-5 and result["peak_resident"] > result["bytes"]
+    assert [path.name for path in tmp_path.iterdir()] == ["volume.json"]  # and no volumes
+
+
+def test_convolution_compares_two_ways_to_blur(tmp_path):
+    bench("convolution", "--shape", 8, 16, 16, "--psfs", 5, 9, "--rounds", 1, "--out", tmp_path)
+    results = json.loads((tmp_path / "convolution.json").read_text())["results"]
+    assert [r["psf"] for r in results] == [5, 9] and all(r["step_ratio"] > 0 for r in results)
 
 
 @pytest.mark.skipif(kernels.compiler() is None, reason=kernels.MISSING)

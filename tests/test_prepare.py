@@ -15,7 +15,9 @@ from ssi_cupy.prepare import (
     margin_of,
     network_for,
     units_of,
+    voxel,
 )
+from ssi_cupy.unet import UNet
 
 BLUR = physics.PSFConvolution(psf.gaussian(1.5))
 
@@ -120,6 +122,56 @@ def test_the_network_is_pooled_as_often_as_the_image_allows(shape, windows):
     assert list(net.windows) == windows and net.ndim == (2 if shape[0] == 1 else 3)
     with pytest.raises(InputError, match="^image: "):
         network_for(np.zeros((1, 1, 1, 15, 64)))
+
+
+@pytest.mark.parametrize(
+    "shape, spacing, windows",
+    [
+        ((32, 64, 64), (0.1, 0.1, 0.1), [(2, 2, 2)] * 4),
+        ((32, 64, 64), (0.2, 0.1, 0.1), [(1, 2, 2)] + [(2, 2, 2)] * 3),
+        ((32, 64, 64), (0.13, 0.1, 0.1), [(2, 2, 2)] * 4),
+        ((32, 64, 64), (0.8, 0.1, 0.1), [(1, 2, 2)] * 3 + [(2, 2, 2)]),
+        ((64, 64, 64), (0.1, 0.2, 0.2), [(2, 1, 1)] + [(2, 2, 2)] * 3),
+        ((3, 64, 64), (0.1, 0.2, 0.2), [(1, 2, 2)] * 4),
+        ((1, 64, 64), (0.8, 0.1, 0.1), [(1, 2, 2)] * 4),
+        ((64, 16, 16), (0.2, 0.1, 0.1), [(1, 2, 2), (2, 2, 2), (2, 1, 1), (1, 1, 1)]),
+    ],
+)
+def test_only_the_short_sides_of_voxels_are_pooled_until_they_are_near_cubic(
+    shape, spacing, windows
+):
+    net = network_for(np.zeros((1, 1, *shape), np.float32), spacing=spacing)
+    assert list(net.windows) == windows
+    heights = np.cumprod([(1, 1, 1), *windows], axis=0) * spacing
+    ratios = heights[:, 0] / heights[:, 1]
+    if shape[0] > 1:
+        for level, ratio in enumerate(ratios):  # a kernel is about as high as wide, in µm
+            depth = net.kernel(5, level)[0]
+            assert depth == 5 or abs(depth * ratio - 5) <= ratio
+            assert depth == 5 or spacing[0] > spacing[1]
+
+
+def test_voxels_as_cubes_change_nothing():
+    y = np.zeros((1, 2, 20, 40, 30), np.float32)
+    assert network_for(y, spacing=(0.3, 0.3, 0.3)) == network_for(y)
+    assert network_for(y[:, :, :1], spacing=(1.0, 0.3, 0.3)) == network_for(y[:, :, :1])
+    template = UNet(widths=(4, 8))
+    assert network_for(y, template) == UNet(3, 2, 2, widths=(4, 8), windows=((2, 2, 2),))
+
+
+def test_pixel_sizes_for_each_axis_or_for_all():
+    assert voxel(None, 3) is None
+    assert voxel(0.2, 3) == voxel((0.2, 0.2), 2) == (0.2, 0.2, 0.2)
+    assert voxel([0.5, 0.1, 0.2], 3) == (0.5, 0.1, 0.2)
+    for bad in (0, -1, np.nan, (1, 1), "x", (1, 0, 1)):
+        with pytest.raises(InputError, match="^spacing: expected"):
+            voxel(bad, 3)
+
+
+def test_losses_know_the_distance_of_pixels():
+    losses = losses_for(BLUR, recipes.DEFAULT, exposure(), spacing=(0.6, 0.2, 0.2))
+    assert losses.spacing == pytest.approx((3, 1, 1))
+    assert losses_for(BLUR, recipes.DEFAULT, exposure()).spacing == (1, 1, 1)
 
 
 def test_units_by_range_and_by_percentile():

@@ -36,6 +36,9 @@ def spoilt(value, shape=(20, 24)):
         ((2, 17, 2, 16), PSF, {"axes": "TYCX"}),
         ((17, 4, 16), PSF_3D, {"axes": "YZX"}),
         ((2, 4, 17, 16), PSF_3D, {"axes": "CZYX"}),
+        ((2, 1, 3, 17, 16), PSF_3D, {"axes": "TCZYX"}),
+        ((16, 3, 2, 17), PSF_3D, {"axes": "XZCY"}),
+        ((1, 17, 16), PSF_3D[1:2], {"axes": "ZYX"}),
     ],
 )
 def test_shape_and_axis_order_are_kept(shape, kernel, options):
@@ -116,6 +119,42 @@ def test_a_psf_of_another_pixel_size_is_resampled():
     np.testing.assert_allclose(widths, (1.5, 1.0), rtol=0.06)  # coarse pixels blur a little
 
 
+# ---- three dimensions, large images -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_thin_volumes(depth):
+    """Also thinner than the PSF, whose light then comes back from the mirror."""
+    kernel = psf.gaussian((0.6, 1.0, 1.0), size=5)[{1: 2, 2: 1, 3: 0, 5: 0}[depth] :][
+        : 2 * depth - 1
+    ]
+    volume = picture(depth, 18, 17)
+    restored = ssi_cupy.deconvolve(volume, kernel, **QUICK)
+    assert restored.shape == volume.shape and np.isfinite(restored).all()
+
+
+def test_a_psf_as_large_as_the_volume_is_convolved_with_by_fft():
+    kernel = np.random.default_rng(2).random((8, 18, 17))
+    result = ssi_cupy.denoise(picture(8, 18, 17), kernel, full_output=True, **QUICK)
+    assert result.model.physics._plan(np.zeros((1, 1, 8, 18, 17), np.float32))[2] is not None
+    assert np.isfinite(result.denoised).all()
+
+
+def test_coarse_planes_are_not_pooled():
+    options = {"spacing": (0.3, 0.1, 0.1), "full_output": True}
+    net = ssi_cupy.deconvolve(picture(8, 32, 32), PSF_3D, **options, **QUICK).model.net
+    assert net.windows[:2] == ((1, 2, 2), (1, 2, 2)) and net.aspect == pytest.approx(3)
+    assert net.kernel(5, 0) == (1, 5, 5) and net.kernel(5, 2) == (5, 5, 5)
+
+
+def test_tiles_are_those_of_the_model():
+    image = picture(40, 36)
+    result = ssi_cupy.denoise(image, PSF, tile_size=24, tile_overlap=8, full_output=True, **QUICK)
+    tiled = result.model.reblur(image, tile_size=24, tile_overlap=8)
+    np.testing.assert_array_equal(result.denoised, tiled)
+    assert (result.denoised != result.model.reblur(image)).any()
+
+
 # ---- bad input --------------------------------------------------------------------------------
 
 BAD = [
@@ -153,6 +192,13 @@ BAD = [
     ("spacing", {"spacing": 0.0, "psf_spacing": 0.1}),
     ("spacing", {"spacing": (1, 1, 1), "psf_spacing": 0.1}),
     ("psf_spacing", {"spacing": 0.2, "psf_spacing": "0.1 µm"}),
+    ("spacing", {"psf_spacing": 0.1}),
+    ("spacing", {"spacing": (0.2, 0.1, 0.1)}),
+    ("spacing", {"spacing": (0.1, 0.1), "image": picture(4, 20, 20), "psf": PSF_3D}),
+    ("psf", {"psf": np.ones((9, 3, 3)), "image": picture(4, 20, 20)}),
+    ("tile_size", {"tile_size": (8, 8, 8)}),
+    ("tile_size", {"tile_size": -3}),
+    ("tile_overlap", {"tile_size": 16, "tile_overlap": 16}),
     ("checkpoint", {"checkpoint": "c.npz", "image": picture(2, 20, 20), "channel_axis": 0}),
 ]
 
