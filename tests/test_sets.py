@@ -182,3 +182,9 @@ def test_turns_can_be_named():
     assert training.source.turns == list(flip)
     with pytest.raises(InputError, match="turns: expected True, False or some"):
         dataclasses.replace(RECIPE, turns=((True, (1,)),))
+
+
+@pytest.mark.parametrize("trained, other", [((40, 44), (5, 40, 44)), ((10, 24, 26), (40, 44))])
+def test_a_model_is_of_one_rank(trained, other):
+    with pytest.raises(InputError, match=f"a {len(trained)}-D image, as the model was trained on"):
+        fitted(picture(*trained), steps=1).predict(picture(*other))
