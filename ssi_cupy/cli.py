@@ -144,7 +144,7 @@ def _train(args):
               resume=args.resume)  # fmt: skip
     model.save(args.output)
     steps, seconds = len(model.history), model.seconds["train"]
-    what = f"{len(found)} image{'s' if len(found) > 1 else ''}"
+    what = f"{len(found)} images" if len(found) > 1 else "one image (validated on some pixels)"
     print(f"{args.output}: {steps} steps on {what} in {seconds:.0f} s on {model.device}")
     return 1 if bad else 0
 

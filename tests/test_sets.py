@@ -155,6 +155,13 @@ def test_batch_norms_are_calibrated_on_patches_of_the_set():
     assert np.isfinite(fitted(IMAGES, calibrate=True, keep_best=False).statistics).all()
 
 
+@pytest.mark.parametrize("recipe", [recipes.DEFAULT, recipes.SSI])
+@pytest.mark.parametrize("image", [IMAGES, IMAGES[0]])
+def test_any_recipe_can_be_given_a_patch(recipe, image):
+    made = model(recipe, patch=16, batch=2).fit(image, steps=3, progress=False)
+    assert np.isfinite(made.predict(IMAGES[1])).all()
+
+
 # ---- what is refused ------------------------------------------------------------------------
 
 
