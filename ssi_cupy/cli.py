@@ -1,7 +1,8 @@
 """The command line: ``python -m ssi_cupy``, and the console script ``ssi-cupy``.
 
-Exit status: 0 done, 1 the device that `doctor` was asked about does not work, 2 bad input (one line
-on stderr says which), 130 interrupted.
+Exit status: 0 done, 1 the device that `doctor` was asked about does not work, or some files of a
+folder could not be used and the others were, 2 bad input (one line on stderr says which), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ from .checks import FileError, InputError
 
 PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
-TYPED = {"image": "IN", "num_iter": "--steps", "rng": "--seed", "psf_spacing": "--psf-spacing"}
-OPTIONS = "psf recipe steps seed device axes spacing mode checkpoint resume sigma ndim size out"
+TYPED = {
+    "image": "IN",
+    "output": "-o",
+    "num_iter": "--steps",
+    "rng": "--seed",
+    "psf_spacing": "--psf-spacing",
+}
+OPTIONS = (
+    "psf recipe steps seed device axes spacing mode checkpoint resume sigma ndim size out patch"
+)
 TYPED |= {name: f"--{name}" for name in OPTIONS.split()}
 
 
@@ -107,6 +116,83 @@ def _restore(args, function, outputs):
         result.model.save(args.save_model)
     seconds = sum(result.seconds.values())
     print(f"{args.output}: {result.steps} steps in {seconds:.0f} s on {result.device}")
+
+
+def _train(args):
+    """Train one model on all images of a folder."""
+    import dataclasses
+
+    from . import images, recipes
+    from .inversion import SelfSupervisedInverse
+
+    recipe = recipes.get(args.recipe)
+    if args.patch is not None:
+        recipe = dataclasses.replace(recipe, patch=args.patch)
+    kept = {"--output": args.output, "--checkpoint": args.checkpoint}
+    _check_outputs({"--psf": args.psf, "--resume": args.resume}, kept)
+    where = [path for given in args.images for path in images.find(given, "IN")]
+    bad = []
+
+    def report(error):
+        bad.append(error)
+        _complain(error)
+
+    found = images.gather(where, args.axes, "IN", bad=report if len(where) > 1 else None)
+    physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
+    model = SelfSupervisedInverse(physics, recipe, rng=args.seed, device=args.device)
+    model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
+              resume=args.resume)  # fmt: skip
+    model.save(args.output)
+    steps, seconds = len(model.history), model.seconds["train"]
+    what = f"{len(found)} images" if len(found) > 1 else "one image (validated on some pixels)"
+    print(f"{args.output}: {steps} steps on {what} in {seconds:.0f} s on {model.device}")
+    return 1 if bad else 0
+
+
+def _physics(args, ndim):
+    """The forward model that the options of `train` say, for images of that rank."""
+    from . import tiff
+    from .physics import Identity, PSFConvolution
+    from .psf import gaussian
+
+    if args.psf is not None:
+        kernel = tiff.read(args.psf, "--psf").data
+    elif args.psf_sigma is None or not any(args.psf_sigma):
+        return Identity()
+    else:
+        sigma = args.psf_sigma[0] if len(args.psf_sigma) == 1 else args.psf_sigma
+        try:
+            kernel = gaussian(sigma, ndim=ndim)
+        except InputError as error:
+            raise InputError("--psf-sigma", error.expected, error.got) from None
+    if kernel.ndim != ndim:
+        name = "--psf" if args.psf is not None else "--psf-sigma"
+        raise InputError(name, f"a {ndim}-D one for {ndim}-D images", f"{kernel.ndim}-D")
+    return PSFConvolution(kernel, mode=args.mode)
+
+
+def _apply(args):
+    from . import folders
+    from .inversion import SelfSupervisedInverse
+
+    model = SelfSupervisedInverse.load(args.model, device=args.device)
+    bad, single = [], Path(args.image).is_file()
+
+    def report(path, error):
+        bad.append(path)
+        _complain(error, path)
+
+    options = {"result": args.result, "axes": args.axes, "bad": None if single else report}
+    written = folders.apply(model, args.image, args.output, **options)
+    what = "image" if len(written) == 1 else "images"
+    print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
+    return 1 if bad else 0
+
+
+def _complain(error, path=None):
+    """Say what is wrong with one file, and go on."""
+    where = path or TYPED.get(error.argument, error.argument)
+    _say(f"left out: {where}: expected {error.expected}, got {error.got}", 1)
 
 
 def _psf(args):
@@ -238,6 +324,31 @@ def _parser():
     add = command("denoise", _denoise, "Remove noise only.", files)
     add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside IN")
     add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
+
+    add = command("train", _train, "Train a model on many images.", training)
+    add("images", nargs="+", metavar="IN", help="folders, TIFFs, or patterns as 'data/*.tif'")
+    add("-o", "--output", required=True, metavar="MODEL", help="the trained model (.npz)")
+    add("--recipe", default="deconoising", metavar="NAME",
+        help="one of " + ", ".join(recipes.names()) + " (default: deconoising)")  # fmt: skip
+    psf = add.__self__.add_mutually_exclusive_group()
+    psf.add_argument("--psf", metavar="PSF", help="TIFF of the point-spread function, on the "
+                     "images' grid (default: none)")  # fmt: skip
+    psf.add_argument("--psf-sigma", type=_numbers, metavar="PIXELS",
+                     help="of a Gaussian one instead, or one per axis: 2,1,1")  # fmt: skip
+    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
+    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
+    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
+
+    add = command("apply", _apply, "Apply a trained model to images that it need not have seen.")
+    add("model", metavar="MODEL", help="what `train` wrote")
+    add("image", metavar="IN", help="a TIFF, a folder of them, or a pattern as 'data/*.tif'")
+    add("-o", "--output", required=True, metavar="OUT", help="a TIFF, or a folder for several")
+    add("--result", default="denoised", choices=("denoised", "restored"),
+        help="the image without its noise (default), or without its blur too")  # fmt: skip
+    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
 
     add = command("psf", _psf, "Write a Gaussian point-spread function.")
     add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")

@@ -45,6 +45,9 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     shape = (1,) * (5 - image.ndim) + tuple(image.shape)
     if shape[1] != model.net.inputs:
         raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
+    if (shape[2] > 1) != (model.net.ndim == 3):
+        expected = f"a {model.net.ndim}-D image, as the model was trained on"
+        raise InputError("image", expected, f"shape {tuple(image.shape)}")
     margin = margin_of(model.physics, model.recipe, shape[2:])
     local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
     given = _given(tile_size, tile_overlap, image.shape)

@@ -22,7 +22,7 @@ import zlib
 import numpy as np
 
 from . import symmetry
-from .backend import empty, host, log, moved, zeros
+from .backend import empty, host, is_cupy, log, moved, zeros
 from .checks import InputError
 from .masking import StratifiedMask, validation_pixels
 from .random import WORD_BITS, Stream, philox
@@ -149,7 +149,7 @@ class Patches:
     def __init__(self, image, recipe, *, reach, turns, seed, wrap=False, multiple=(1, 1, 1)):
         shape = image.shape[2:]
         self.geometry, _ = geometry([shape], recipe.patch, reach, wrap, multiple)
-        self.image = self.like = image
+        self.image = self.like = self.home = image
         self.mean = float(host(image).mean())
         self.pixels = validation_pixels(image.shape, recipe.validation, seed, like=image)
         self._begin(recipe, image.shape[1], turns, seed)
@@ -213,14 +213,21 @@ class Patches:
         self._fill(VALIDATION_STEP + number, y, validation, inside, True)
 
     def _fill(self, step, y, validation, inside, validating):
+        buffers = y, validation, inside
+        staged = is_cupy(y) and not is_cupy(self.home)  # one copy of all is faster than many
+        places = [np.empty(b.shape, b.dtype) for b in buffers] if staged else buffers
         for i in range(len(y)):
             which, at, turn = self._place(step, i, validating)
             start = self.geometry.start(at, self._size(which, validating))
-            image, pixels = self._cut(which, start, validating)
-            patch = zeros((1, 1, *self.shape[2:]), np.uint8)
-            patch[(0, 0, *self.geometry.inside(at, start))] = 1
-            for buffer, part in ((y, image), (validation, pixels), (inside, patch[0])):
-                buffer[i] = symmetry.turn(moved(part, y)[None], turn)[0]
+            patch = zeros((1, *self.shape[2:]), np.uint8, like=self.home)
+            patch[(0, *self.geometry.inside(at, start))] = 1
+            for place, part in zip(
+                places, (*self._cut(which, start, validating), patch), strict=True
+            ):
+                place[i] = symmetry.turn(part[None], turn)[0]
+        if staged:
+            for buffer, place in zip(buffers, places, strict=True):
+                buffer[...] = moved(place, buffer)
 
     def _place(self, step, i, validating):
         """(number of the image, place of the patch in it, its turn) of patch `i` of a step."""
@@ -278,7 +285,7 @@ class ImageSet(Patches):
         self.geometry, chosen = geometry(shapes, recipe.patch, reach, wrap, multiple)
         if len(chosen) < 2:
             raise InputError("image", "at least two images that a patch fits into", len(chosen))
-        self.images, self.like = images, like
+        self.images, self.like, self.home = images, like, None  # they are on the CPU
         self.held_out = held_out(len(chosen), recipe.validation, seed)
         self.parts = [
             [c for i, c in enumerate(chosen) if (i in self.held_out) == out]

@@ -20,6 +20,7 @@ from .physics import (
     SensorResponse,
     apply,
     is_linear,
+    reach,
 )
 from .tape import Tape
 from .unet import UNet
@@ -223,22 +224,21 @@ def reach_of(g):
         return tuple(map(sum, zip(*map(reach_of, g.models), strict=True)))
     if isinstance(g, PSFConvolution):
         return tuple(k // 2 for k in g.psf.shape)
-    if isinstance(g, (Identity, Clamp, SensorResponse)):
-        return (0, 0, 0)
-    if isinstance(g, InUnits):
-        return reach_of(g.g)
-    reach = getattr(g, "reach", None)
+    known = reach(g)
+    if known is not None:
+        return known
+    said = getattr(g, "reach", None)
     try:
-        return tuple(positive_int(n, "reach", minimum=0) for n in np.broadcast_to(reach, 3))
+        return tuple(positive_int(n, "reach", minimum=0) for n in np.broadcast_to(said, 3))
     except (TypeError, ValueError):
         expected = "for training on patches, a model with an attribute reach = (z, y, x), pixels"
-        raise InputError("physics", expected, f"{type(g).__name__} with {reach}") from None
+        raise InputError("physics", expected, f"{type(g).__name__} with {said}") from None
 
 
 def wraps(g):
     """Whether the other side of the image lies beyond its border."""
-    if isinstance(g, (Composition, InUnits)):
-        return any(map(wraps, g.models if isinstance(g, Composition) else [g.g]))
+    if isinstance(g, Composition):
+        return any(map(wraps, g.models))
     return getattr(g, "mode", None) == "wrap"
 
 

@@ -21,7 +21,7 @@ LEVELS = (
     "ops random",
     "masking unet physics losses optim symmetry",
     "recipes modelfile prepare images batches patches training inference inversion",
-    "restore",
+    "restore folders",
     "cli demo doctor",
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms.split()}

@@ -155,6 +155,13 @@ def test_batch_norms_are_calibrated_on_patches_of_the_set():
     assert np.isfinite(fitted(IMAGES, calibrate=True, keep_best=False).statistics).all()
 
 
+@pytest.mark.parametrize("recipe", [recipes.DEFAULT, recipes.SSI])
+@pytest.mark.parametrize("image", [IMAGES, IMAGES[0]])
+def test_any_recipe_can_be_given_a_patch(recipe, image):
+    made = model(recipe, patch=16, batch=2).fit(image, steps=3, progress=False)
+    assert np.isfinite(made.predict(IMAGES[1])).all()
+
+
 # ---- what is refused ------------------------------------------------------------------------
 
 
@@ -182,3 +189,9 @@ def test_turns_can_be_named():
     assert training.source.turns == list(flip)
     with pytest.raises(InputError, match="turns: expected True, False or some"):
         dataclasses.replace(RECIPE, turns=((True, (1,)),))
+
+
+@pytest.mark.parametrize("trained, other", [((40, 44), (5, 40, 44)), ((10, 24, 26), (40, 44))])
+def test_a_model_is_of_one_rank(trained, other):
+    with pytest.raises(InputError, match=f"a {len(trained)}-D image, as the model was trained on"):
+        fitted(picture(*trained), steps=1).predict(picture(*other))
