@@ -10,13 +10,16 @@ on first use: `import ssi_cupy` costs neither.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import inspect
 import logging
 import math
 import os
 import sys
 import threading
+import traceback
 import types
 import zlib
 from pathlib import Path
@@ -24,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from . import cuda
-from .checks import DeviceError, choice
+from .checks import DeviceError, OutOfMemory, choice
 from .threads import aligned, num_threads, share_out
 from .threads import set_num_threads as set_num_threads  # one door for who embeds this
 
@@ -222,6 +225,46 @@ def placed(array, like):
 
 PLACED = 512  # tables that are kept on devices
 _placed = {}
+
+
+@contextlib.contextmanager
+def enough_memory(device):
+    """Where memory runs out within, free what was held and raise one error that tells of it.
+
+    Raises
+    ------
+    OutOfMemory
+        In place of numpy's and cupy's `MemoryError`.
+    """
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except MemoryError as error:
+        needed, found = cuda.needed(error) if device == "cuda" else _needed(error), error
+        # what the failed calls hold is freed with their frames, and no traceback keeps it
+        traceback.clear_frames(found.__traceback__)
+        found.__traceback__ = None
+    else:
+        return
+    gc.collect()  # a tape and its variables refer to each other
+    if device == "cuda":
+        cuda.device_pool().free_all_blocks()
+    raise OutOfMemory(device, needed, cuda.free() if device == "cuda" else _free())
+
+
+def _needed(error):
+    """How many bytes numpy asked for, or None."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    return None if shape is None or dtype is None else math.prod(shape) * dtype.itemsize
+
+
+def _free():
+    """How many bytes of the machine's memory are free, or None."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 # ---- numbers that change from step to step -------------------------------------------------------

@@ -266,6 +266,26 @@ def upload(array):
     return cupy.asarray(array)
 
 
+def free():
+    """How many bytes of the current device's memory are free."""
+    import cupy
+
+    return int(cupy.cuda.Device().mem_info[0])
+
+
+def needed(error):
+    """How many bytes cupy could not get, with those that it had, of its error; or None."""
+    numbers = re.findall(r"([\d,]+) bytes", str(error))[:2]  # asked for; allocated so far
+    return sum(int(number.replace(",", "")) for number in numbers) or None
+
+
+def device_pool():
+    """The memory pool that cupy's arrays come from by default."""
+    import cupy
+
+    return cupy.get_default_memory_pool()
+
+
 def fft():
     """`cupyx.scipy.fft`. Its plans are kept by cupy, a bounded number for each device."""
     from cupyx.scipy import fft
