@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 import types
+import weakref
 import zlib
 from pathlib import Path
 
@@ -218,9 +219,31 @@ def placed(array, like):
     if found is None:
         while len(_placed) >= PLACED:
             _placed.pop(next(iter(_placed)), None)
-        # `array` is kept too, so that no other gets its id
-        found = _placed[key] = array, cuda.upload(array)
-    return found[1]
+        # gone with `array`, before another gets its id
+        watch = weakref.ref(array, lambda _: _placed.pop(key, None))
+        found = _placed[key] = watch, cuda.upload(array)
+    return kept(found[1])
+
+
+def kept(value):
+    """`value`, which a step that is being captured now will need as long as it is replayed.
+
+    For what is made once, and dropped when there is too much of it: tables, plans.
+    """
+    held = getattr(_local, "held", None)
+    if held is not None:
+        held.append(value)
+    return value
+
+
+@contextlib.contextmanager
+def holding(held):
+    """Within, what is `kept` is appended to the list `held`."""
+    _local.held = held
+    try:
+        yield
+    finally:
+        _local.held = None
 
 
 PLACED = 512  # tables that are kept on devices
@@ -250,21 +273,13 @@ def enough_memory(device):
     gc.collect()  # a tape and its variables refer to each other
     if device == "cuda":
         cuda.device_pool().free_all_blocks()
-    raise OutOfMemory(device, needed, cuda.free() if device == "cuda" else _free())
+    raise OutOfMemory(device, needed, cuda.free() if device == "cuda" else free_memory())
 
 
 def _needed(error):
     """How many bytes numpy asked for, or None."""
     shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
     return None if shape is None or dtype is None else math.prod(shape) * dtype.itemsize
-
-
-def _free():
-    """How many bytes of the machine's memory are free, or None."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 # ---- numbers that change from step to step -------------------------------------------------------
@@ -311,10 +326,20 @@ class Numbers:
 # ---- Fourier transforms -----------------------------------------------------------------------
 
 
-def rfftn(x):
+def fourier_plans(x):
+    """What the Fourier transforms of arrays like `x` can be prepared with: None on the CPU.
+
+    On a GPU cuFFT's plans, with the memory that they work in. Who holds them decides how long they
+    live; without them, cupy makes and keeps some of its own.
+    """
+    axes = _transformed(x.shape[2:])
+    return cuda.fourier_plans(x.shape, x.dtype, axes) if is_cupy(x) and len(axes) > 1 else None
+
+
+def rfftn(x, plans=None):
     """The real Fourier transform of (N, C, Z, Y, X) over Z, Y and X, in fresh memory."""
     if is_cupy(x):
-        return cuda.fft().rfftn(x, axes=_transformed(x.shape[2:]))
+        return cuda.fft().rfftn(x, axes=_transformed(x.shape[2:]), plan=plans and plans[0])
     from scipy import fft
 
     workers = num_threads()  # lines are shared out whole: the bits stay the same
@@ -324,12 +349,13 @@ def rfftn(x):
     return spectrum
 
 
-def irfftn(spectrum, shape):
+def irfftn(spectrum, shape, plans=None):
     """The inverse of `rfftn`, for an image of `shape` (Z, Y, X). The spectrum is used up."""
     axes = _transformed(shape)
     if is_cupy(spectrum):
         s = [shape[axis] for axis in axes]
-        return cuda.fft().irfftn(spectrum, s=s, axes=axes, overwrite_x=True)
+        plan = plans and plans[1]
+        return cuda.fft().irfftn(spectrum, s=s, axes=axes, overwrite_x=True, plan=plan)
     from scipy import fft
 
     workers = num_threads()

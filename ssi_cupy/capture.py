@@ -18,12 +18,10 @@ logged, and from then on all is run: the same kernels on the same numbers, to th
 from __future__ import annotations
 
 import gc
-import logging
 import traceback
 
+from .backend import holding, log
 from .cuda import device_pool
-
-log = logging.getLogger("ssi_cupy")
 
 
 class Capture:
@@ -42,6 +40,7 @@ class Capture:
     def __init__(self, enabled):
         self.enabled = enabled
         self._graphs = {}  # by key; None after the first run
+        self._held = []  # what they read that others might drop
         self._outer = []
         if enabled:
             import cupy
@@ -83,7 +82,7 @@ class Capture:
 
         device_pool().free_all_blocks()  # what the first run left there is what the graph needs
         error, graph = None, None
-        with cupy.cuda.using_allocator(self._pool.malloc):
+        with cupy.cuda.using_allocator(self._pool.malloc), holding(self._held):
             self._stream.begin_capture()
             try:
                 function(*args)
@@ -111,5 +110,6 @@ class Capture:
         if self.enabled or self._graphs:
             self._stream.synchronize()
             self._graphs.clear()
+            self._held.clear()
             self._pool.free_all_blocks()
             self.enabled = False

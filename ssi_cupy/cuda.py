@@ -286,8 +286,20 @@ def device_pool():
     return cupy.get_default_memory_pool()
 
 
+def fourier_plans(shape, dtype, axes):
+    """cuFFT's plans of the real transform of arrays of a shape over `axes`, and of its inverse."""
+    import cupy
+
+    half = (*shape[:-1], shape[-1] // 2 + 1)
+    image = cupy.empty(shape, dtype)
+    spectrum = cupy.empty(half, np.result_type(dtype, np.complex64))
+    there = fft().get_fft_plan(image, axes=axes, value_type="R2C")
+    size = tuple(shape[axis] for axis in axes)
+    return there, fft().get_fft_plan(spectrum, size, axes, value_type="C2R")
+
+
 def fft():
-    """`cupyx.scipy.fft`. Its plans are kept by cupy, a bounded number for each device."""
+    """`cupyx.scipy.fft`."""
     from cupyx.scipy import fft
 
     return fft

@@ -349,14 +349,14 @@ class Plan:
     """A cuFFT plan: for one shape, made before it is used."""
 
     def __init__(self, a, shape=None, axes=None, value_type="C2C"):
-        device = _the_device()
+        self.device = device = _the_device()
         device.to_host("plans")
         device.live_plans += 1
         self.shape, self.kind, self.axes, self.s = a.shape, value_type, axes, shape
         self.work = _empty(a.nbytes, np.uint8)
 
     def __del__(self):
-        _the_device().live_plans -= 1
+        self.device.live_plans -= 1
 
 
 def _rfftn(x, s=None, axes=None, plan=None):
