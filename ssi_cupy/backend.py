@@ -55,7 +55,7 @@ def namespace(*arrays):
 
 
 def resolve_device(device, array=None):
-    """The device that "auto" means: where the array is. "cpu" and "cuda" are taken at their word.
+    """The device that "auto" means: a GPU if one works, and says which to the log, once.
 
     Raises
     ------
@@ -63,11 +63,23 @@ def resolve_device(device, array=None):
         If "cuda" is asked for and cannot be used, or "cpu" for an array that is on a GPU.
     """
     choice(device, "device", ("auto", "cpu", "cuda"))
-    if device == "cuda" and (missing := cuda.missing()):
-        raise DeviceError("device", "'cpu' on this machine", f"'cuda', which needs {missing}")
-    if device == "cpu" and is_cupy(array):
-        raise DeviceError("device", "'auto' or 'cuda' for a cupy array", "'cpu'")
-    return "cuda" if device == "cuda" or is_cupy(array) else "cpu"
+    if device == "cpu":
+        if is_cupy(array):
+            raise DeviceError("device", "'auto' or 'cuda' for a cupy array", "'cpu'")
+        return "cpu"
+    missing = cuda.missing() or cuda.failing()
+    if missing and (device == "cuda" or is_cupy(array)):
+        got = f"'cuda', which needs {missing}; python -m ssi_cupy doctor --device cuda tells more"
+        raise DeviceError("device", "'cpu' on this machine", got)
+    if device == "auto":
+        _announce(missing)
+    return "cpu" if missing else "cuda"
+
+
+@functools.cache
+def _announce(missing):
+    taken = f"'cpu', as 'cuda' needs {missing}" if missing else f"'cuda': {cuda.described()[0]}"
+    log.info("device 'auto' is %s", taken)
 
 
 def on_device(array, device):

@@ -240,6 +240,29 @@ def missing():
     return "an NVIDIA GPU that this process may see (CUDA_VISIBLE_DEVICES?)"
 
 
+def failing():
+    """What the current GPU lacks to compile and run one kernel, in words, or None."""
+    import cupy
+
+    try:
+        return _failing(cupy.cuda.Device().id)
+    except Exception as error:
+        return f"a GPU that works ({type(error).__name__}: {error})"
+
+
+@functools.cache
+def _failing(device):
+    import cupy
+
+    x = np.linspace(-1, 1, 64)
+    args = cupy.asarray(x), cupy.empty(64, x.dtype)
+    types, values = arguments("pointwise", "relu_forward_kernel", args, lambda a: a.data.ptr)
+    run = _function("pointwise", "relu_forward_kernel", types, device)
+    run((1,), (64,), tuple(values))
+    right = np.array_equal(args[1].get(), np.maximum(x, 0))
+    return None if right else "a GPU that computes right"
+
+
 def described():
     """The current device, its memory, and the versions around it, in lines. For `doctor`."""
     import cupy

@@ -12,9 +12,10 @@ import logging
 import numpy as np
 import pytest
 
-from corridor import picture
+import ssi_cupy
+from corridor import PSF, picture
 from emulation import emulator, fake_cupy
-from ssi_cupy import backend, masking, physics, recipes
+from ssi_cupy import backend, cuda, masking, physics, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.training import NUMBERS, Training
 from ssi_cupy.unet import UNet
@@ -141,6 +142,38 @@ def test_a_checkpoint_is_gone_on_from_to_the_same_bits(device, tmp_path):
     resumed = model_of().fit(image, steps=6, progress=False, resume=file)
     np.testing.assert_array_equal(resumed.parameters.get(), unbroken.parameters.get())
     assert resumed.history == unbroken.history
+
+
+# ---- which device -------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_gpu_says_so_once_and_gives_back_what_it_was_given(device, caplog, capsys):
+    image = picture((18, 21))
+    with caplog.at_level(logging.INFO, "ssi_cupy"):
+        for _ in range(2):
+            told = ssi_cupy.deconvolve(image, PSF, num_iter=3, progress=True, full_output=True)
+    said = [record.message for record in caplog.records if "auto" in record.message]
+    assert said == ["device 'auto' is 'cuda': a stand-in for a GPU"]
+    assert told.device == "cuda" and "training on cuda" in capsys.readouterr().err
+    for result in (told.restored, told.denoised):
+        assert type(result) is np.ndarray and result.shape == image.shape
+    here = ssi_cupy.deconvolve(image, PSF, num_iter=3, device="cpu", progress=False)
+    np.testing.assert_allclose(told.restored, here, atol=1e-2)
+
+
+@pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler was found")
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_gpu_is_taken_if_one_kernel_is_right(monkeypatch, wrong):
+    with fake_cupy.installed(monkeypatch, emulated=True):
+        assert cuda.failing() is None and backend.resolve_device("auto") == "cuda"
+        cuda._failing.cache_clear()
+        if wrong:
+            monkeypatch.setattr(fake_cupy.ndarray, "get", lambda a: a._a + 1)
+            assert cuda.failing() == "a GPU that computes right"
+        else:
+            monkeypatch.setattr(fake_cupy.ndarray, "get", lambda a: 1 / 0)
+            assert cuda.failing() == "a GPU that works (ZeroDivisionError: division by zero)"
+        assert backend.resolve_device("auto") == "cpu"
 
 
 # ---- what cannot be captured --------------------------------------------------------------------

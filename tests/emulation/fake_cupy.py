@@ -430,7 +430,6 @@ def installed(patch, limit=1 << 34, emulated=False):
         Device=lambda: types.SimpleNamespace(id=0, mem_info=info()),
         Stream=Stream, MemoryPool=MemoryPool, using_allocator=using_allocator,
         get_current_stream=lambda: device.streams[-1],
-        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=info),
     )  # fmt: skip
     fft = types.ModuleType("cupyx.scipy.fft")
@@ -440,7 +439,10 @@ def installed(patch, limit=1 << 34, emulated=False):
         patch.setitem(sys.modules, module.__name__, module)
     if not emulated:
         _loops_for_kernels(patch, device)
-    forgotten = (cuda._function.cache_clear, cuda._module.cache_clear, backend._placed.clear)
+        patch.setattr(cuda, "failing", lambda: None)
+    patch.setattr(cuda, "described", lambda: ["a stand-in for a GPU"])
+    cached = cuda._function, cuda._module, cuda._failing, backend._announce
+    forgotten = [function.cache_clear for function in cached] + [backend._placed.clear]
     for forget in forgotten:
         forget()
     try:
