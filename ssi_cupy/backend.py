@@ -10,21 +10,25 @@ on first use: `import ssi_cupy` costs neither.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import inspect
 import logging
 import math
 import os
 import sys
 import threading
+import traceback
 import types
+import weakref
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from . import cuda
-from .checks import DeviceError, choice
+from .checks import DeviceError, OutOfMemory, choice
 from .threads import aligned, num_threads, share_out
 from .threads import set_num_threads as set_num_threads  # one door for who embeds this
 
@@ -51,7 +55,7 @@ def namespace(*arrays):
 
 
 def resolve_device(device, array=None):
-    """The device that "auto" means: where the array is. "cpu" and "cuda" are taken at their word.
+    """The device that "auto" means: a GPU if one works, and says which to the log, once.
 
     Raises
     ------
@@ -59,11 +63,23 @@ def resolve_device(device, array=None):
         If "cuda" is asked for and cannot be used, or "cpu" for an array that is on a GPU.
     """
     choice(device, "device", ("auto", "cpu", "cuda"))
-    if device == "cuda" and (missing := cuda.missing()):
-        raise DeviceError("device", "'cpu' on this machine", f"'cuda', which needs {missing}")
-    if device == "cpu" and is_cupy(array):
-        raise DeviceError("device", "'auto' or 'cuda' for a cupy array", "'cpu'")
-    return "cuda" if device == "cuda" or is_cupy(array) else "cpu"
+    if device == "cpu":
+        if is_cupy(array):
+            raise DeviceError("device", "'auto' or 'cuda' for a cupy array", "'cpu'")
+        return "cpu"
+    missing = cuda.missing() or cuda.failing()
+    if missing and (device == "cuda" or is_cupy(array)):
+        got = f"'cuda', which needs {missing}; python -m ssi_cupy doctor --device cuda tells more"
+        raise DeviceError("device", "'cpu' on this machine", got)
+    if device == "auto":
+        _announce(missing)
+    return "cpu" if missing else "cuda"
+
+
+@functools.cache
+def _announce(missing):
+    taken = f"'cpu', as 'cuda' needs {missing}" if missing else f"'cuda': {cuda.described()[0]}"
+    log.info("device 'auto' is %s", taken)
 
 
 def on_device(array, device):
@@ -215,13 +231,67 @@ def placed(array, like):
     if found is None:
         while len(_placed) >= PLACED:
             _placed.pop(next(iter(_placed)), None)
-        # `array` is kept too, so that no other gets its id
-        found = _placed[key] = array, cuda.upload(array)
-    return found[1]
+        # gone with `array`, before another gets its id
+        watch = weakref.ref(array, lambda _: _placed.pop(key, None))
+        found = _placed[key] = watch, cuda.upload(array)
+    return kept(found[1])
+
+
+def kept(value):
+    """`value`, which a step that is being captured now will need as long as it is replayed.
+
+    For what is made once, and dropped when there is too much of it: tables, plans.
+    """
+    held = getattr(_local, "held", None)
+    if held is not None:
+        held.append(value)
+    return value
+
+
+@contextlib.contextmanager
+def holding(held):
+    """Within, what is `kept` is appended to the list `held`."""
+    _local.held = held
+    try:
+        yield
+    finally:
+        _local.held = None
 
 
 PLACED = 512  # tables that are kept on devices
 _placed = {}
+
+
+@contextlib.contextmanager
+def enough_memory(device):
+    """Where memory runs out within, free what was held and raise one error that tells of it.
+
+    Raises
+    ------
+    OutOfMemory
+        In place of numpy's and cupy's `MemoryError`.
+    """
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except MemoryError as error:
+        needed, found = cuda.needed(error) if device == "cuda" else _needed(error), error
+        # what the failed calls hold is freed with their frames, and no traceback keeps it
+        traceback.clear_frames(found.__traceback__)
+        found.__traceback__ = None
+    else:
+        return
+    gc.collect()  # a tape and its variables refer to each other
+    if device == "cuda":
+        cuda.device_pool().free_all_blocks()
+    raise OutOfMemory(device, needed, cuda.free() if device == "cuda" else free_memory())
+
+
+def _needed(error):
+    """How many bytes numpy asked for, or None."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    return None if shape is None or dtype is None else math.prod(shape) * dtype.itemsize
 
 
 # ---- numbers that change from step to step -------------------------------------------------------
@@ -268,10 +338,20 @@ class Numbers:
 # ---- Fourier transforms -----------------------------------------------------------------------
 
 
-def rfftn(x):
+def fourier_plans(x):
+    """What the Fourier transforms of arrays like `x` can be prepared with: None on the CPU.
+
+    On a GPU cuFFT's plans, with the memory that they work in. Who holds them decides how long they
+    live; without them, cupy makes and keeps some of its own.
+    """
+    axes = _transformed(x.shape[2:])
+    return cuda.fourier_plans(x.shape, x.dtype, axes) if is_cupy(x) and len(axes) > 1 else None
+
+
+def rfftn(x, plans=None):
     """The real Fourier transform of (N, C, Z, Y, X) over Z, Y and X, in fresh memory."""
     if is_cupy(x):
-        return cuda.fft().rfftn(x, axes=_transformed(x.shape[2:]))
+        return cuda.fft().rfftn(x, axes=_transformed(x.shape[2:]), plan=plans and plans[0])
     from scipy import fft
 
     workers = num_threads()  # lines are shared out whole: the bits stay the same
@@ -281,12 +361,13 @@ def rfftn(x):
     return spectrum
 
 
-def irfftn(spectrum, shape):
+def irfftn(spectrum, shape, plans=None):
     """The inverse of `rfftn`, for an image of `shape` (Z, Y, X). The spectrum is used up."""
     axes = _transformed(shape)
     if is_cupy(spectrum):
         s = [shape[axis] for axis in axes]
-        return cuda.fft().irfftn(spectrum, s=s, axes=axes, overwrite_x=True)
+        plan = plans and plans[1]
+        return cuda.fft().irfftn(spectrum, s=s, axes=axes, overwrite_x=True, plan=plan)
     from scipy import fft
 
     workers = num_threads()

@@ -48,7 +48,7 @@ class WholeImage:
         self.shape, self.turns, self.seed = y.shape, list(turns), seed
         self.mean = float(host(y).mean())  # on the CPU, whose sum it is on every device
         self.validation = validation_pixels(y.shape, validation, seed, like=y)
-        self._drawn, self.checks = None, 0
+        self._drawn, self._into, self.checks = None, None, 0
 
     def shape_of(self, step):
         """The batch's shape in a step: that of the image, or with Y and X exchanged."""
@@ -58,12 +58,12 @@ class WholeImage:
     def draw(self, step, y, validation, inside):
         """Fill `y`, `validation` and `inside`; all of it is inside."""
         turn = self._turn(step)
-        if self._drawn == (turn, id(y)):  # which holds it still
+        if self._drawn == turn and self._into is y:  # which holds it still
             return
         symmetry.turn(self.y, turn, out=y)
         symmetry.turn(self.validation, turn, out=validation)
         inside[...] = 1
-        self._drawn = turn, id(y)
+        self._drawn, self._into = turn, y
 
     def every(self):
         """The image in all its turns."""

@@ -29,6 +29,26 @@ class FileError(InputError):
     """A file cannot be read or written, or does not hold what it should."""
 
 
+class OutOfMemory(MemoryError):
+    """There is too little memory. The message says for what, how much was needed and how much
+    there is, in bytes in `needed` and `free` (None where it cannot be told)."""
+
+    def __init__(self, device, needed, free):
+        told = (
+            f"memory: expected {_mib(needed)} on {device!r}, got {_mib(free)} that are free; "
+            "smaller images, patches or tiles need less"
+        )
+        super().__init__(told)
+        self.device, self.needed, self.free = device, needed, free
+
+    def __reduce__(self):
+        return type(self), (self.device, self.needed, self.free)
+
+
+def _mib(size):
+    return "more" if size is None else f"{size / 2**20:,.0f} MiB"
+
+
 def real_array(array, argument, *, ndim=None):
     """`array` if it is a non-empty, finite, real-valued numeric array, else an `InputError`.
 

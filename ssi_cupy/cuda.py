@@ -240,6 +240,29 @@ def missing():
     return "an NVIDIA GPU that this process may see (CUDA_VISIBLE_DEVICES?)"
 
 
+def failing():
+    """What the current GPU lacks to compile and run one kernel, in words, or None."""
+    import cupy
+
+    try:
+        return _failing(cupy.cuda.Device().id)
+    except Exception as error:
+        return f"a GPU that works ({type(error).__name__}: {error})"
+
+
+@functools.cache
+def _failing(device):
+    import cupy
+
+    x = np.linspace(-1, 1, 64)
+    args = cupy.asarray(x), cupy.empty(64, x.dtype)
+    types, values = arguments("pointwise", "relu_forward_kernel", args, lambda a: a.data.ptr)
+    run = _function("pointwise", "relu_forward_kernel", types, device)
+    run((1,), (64,), tuple(values))
+    right = np.array_equal(args[1].get(), np.maximum(x, 0))
+    return None if right else "a GPU that computes right"
+
+
 def described():
     """The current device, its memory, and the versions around it, in lines. For `doctor`."""
     import cupy
@@ -266,8 +289,40 @@ def upload(array):
     return cupy.asarray(array)
 
 
+def free():
+    """How many bytes of the current device's memory are free."""
+    import cupy
+
+    return int(cupy.cuda.Device().mem_info[0])
+
+
+def needed(error):
+    """How many bytes cupy could not get, with those that it had, of its error; or None."""
+    numbers = re.findall(r"([\d,]+) bytes", str(error))[:2]  # asked for; allocated so far
+    return sum(int(number.replace(",", "")) for number in numbers) or None
+
+
+def device_pool():
+    """The memory pool that cupy's arrays come from by default."""
+    import cupy
+
+    return cupy.get_default_memory_pool()
+
+
+def fourier_plans(shape, dtype, axes):
+    """cuFFT's plans of the real transform of arrays of a shape over `axes`, and of its inverse."""
+    import cupy
+
+    half = (*shape[:-1], shape[-1] // 2 + 1)
+    image = cupy.empty(shape, dtype)
+    spectrum = cupy.empty(half, np.result_type(dtype, np.complex64))
+    there = fft().get_fft_plan(image, axes=axes, value_type="R2C")
+    size = tuple(shape[axis] for axis in axes)
+    return there, fft().get_fft_plan(spectrum, size, axes, value_type="C2R")
+
+
 def fft():
-    """`cupyx.scipy.fft`. Its plans are kept by cupy, a bounded number for each device."""
+    """`cupyx.scipy.fft`."""
     from cupyx.scipy import fft
 
     return fft

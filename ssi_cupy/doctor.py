@@ -25,7 +25,7 @@ def examine(device="auto"):
     Parameters
     ----------
     device : {"auto", "cpu", "cuda"}
-        "auto" is the CPU here, as it is for an image that is not on a GPU.
+        "auto" is the GPU if that works, and the CPU if not.
 
     Returns
     -------
@@ -46,8 +46,10 @@ def examine(device="auto"):
             described = [f"cuda: cannot be described: {type(error).__name__}: {error}"]
         lines += described
         works["cuda"] = _tried("cuda", lines, described[0])
-    asked = "cpu" if device == "auto" else device
-    return lines, works.get(asked, False)
+    if device == "auto":
+        device = "cuda" if works.get("cuda") else "cpu"
+        lines.append(f"auto: {device}")
+    return lines, works.get(device, False)
 
 
 def _version(name):

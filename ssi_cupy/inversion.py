@@ -7,13 +7,14 @@ denoised one (Kobayashi et al. 2020; Goncharova et al. 2020).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 
 import numpy as np
 
 from . import modelfile, symmetry
-from .backend import Pool, host, resolve_device
+from .backend import Pool, enough_memory, host, resolve_device
 from .checks import InputError, positive_int, real_array
 from .files import check_writable
 from .images import gather, is_many
@@ -25,6 +26,7 @@ from .recipes import DEFAULT, get
 from .training import Training
 
 CHECKPOINT_EVERY = 100  # steps
+OF_A_FIT = "device net parameters statistics units turns history".split()
 
 
 class SelfSupervisedInverse:
@@ -42,6 +44,9 @@ class SelfSupervisedInverse:
     spacing : float or sequence of float, optional
         Pixel sizes of the images along ([Z,] Y, X): of those that are coarser along Z, the network
         and the losses take account.
+    graph : bool
+        On a GPU, capture the training step as a CUDA graph and replay it: the same bits, sooner.
+        False for a debugger. A forward model of your own is run kernel by kernel in any case.
 
     Attributes
     ----------
@@ -53,9 +58,12 @@ class SelfSupervisedInverse:
         Of the last ``train`` and ``infer``.
     """
 
-    def __init__(self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None):
+    def __init__(
+        self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None, graph=True
+    ):
         self.physics = check(physics)
         self.recipe = get(recipe)
+        self.graph = bool(graph)
         self.seed = seed_from(rng)
         self._device, self.device = device, resolve_device(device)
         self.net = self.parameters = self.statistics = self.units = None
@@ -90,16 +98,36 @@ class SelfSupervisedInverse:
         Returns
         -------
         self
+
+        Raises
+        ------
+        OutOfMemory
+            A MemoryError that says how much was needed and how much there is. After this and any
+            other error the model is what it was before.
         """
         steps = self.recipe.steps if steps is None else positive_int(steps, "steps")
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
-        self.device = resolve_device(self._device, image)
-        training = Training(self, self._one_or_many(image), steps)
+        before = {name: getattr(self, name) for name in OF_A_FIT}
+        try:
+            self.device = resolve_device(self._device, image)
+            with enough_memory(self.device):
+                self._train(self._one_or_many(image), steps, callback, progress, checkpoint, resume)
+        except BaseException:  # no half of a model is left, whatever it was
+            vars(self).update(before)
+            raise
+        return self
+
+    def _train(self, image, steps, callback, progress, checkpoint, resume):
+        training = Training(self, image, steps)
         if resume is not None:
             training.load(resume)
         start = time.perf_counter()
-        with Pool(), Progress(steps, training.done, progress, self.device) as shown:
+        with (
+            contextlib.closing(training),
+            Pool(),
+            Progress(steps, training.done, progress, self.device) as shown,
+        ):
             while training.done < steps:
                 report = training.step()
                 shown.update(report)
@@ -114,7 +142,6 @@ class SelfSupervisedInverse:
             training.finish()
         self.history = training.history
         self.seconds["train"] = time.perf_counter() - start
-        return self
 
     def _one_or_many(self, image):
         """An (N, C, Z, Y, X) array of one image, or `Images` of several."""

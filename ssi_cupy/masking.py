@@ -19,11 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import empty, in_memory, kernel, namespace, zeros
+from .backend import empty, in_memory, kernel, namespace, placed, zeros
 from .checks import InputError, choice, number, positive_int
 from .cuda import threads_per_item
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
 
+NO_NOISE = np.zeros(1)
 FILLS = ("zero", "gaussian", "neighbour", "local_mean")
 
 
@@ -294,7 +295,9 @@ def _fill_gaussian(image, hidden, mean, sigma, noise, seed, step):
     n, c = image.shape[:2]
     group, plane = c // hidden.shape[1], image[0, 0].size
     arrays = (array.reshape(-1) for array in (image, hidden, filled))
-    levels = image.dtype.type(mean), image.dtype.type(sigma), in_memory(noise, image)
+    none = not getattr(noise, "shape", ()) and not noise
+    noise = placed(NO_NOISE, image) if none else in_memory(noise, image)
+    levels = image.dtype.type(mean), image.dtype.type(sigma), noise
     at = place(seed, Stream.FILL, step, image)
     fill_gaussian_kernel(chunks(image.size), *arrays, group, plane, *levels, *at)
     return filled

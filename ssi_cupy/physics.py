@@ -23,6 +23,8 @@ The models of this file can be written to a dict of plain arrays and numbers, an
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from . import backend, checks
@@ -196,21 +198,21 @@ class PSFConvolution(_Own):
         self._plans = {}
 
     def run(self, x):
-        plan = padding, grid, transfer = self._plan(x)
+        plan = padding, grid, transfer, plans = self._plan(x)
         widths = [(before, after) for _, before, after, _, _ in padding]
         y, _ = pad.forward(x, widths=widths, mode=self.mode, shape=grid)
         if transfer is None:
             return direct_convolution.forward(y, self.psf)[0], plan
-        y, _ = fft_convolution.forward(y, transfer)
+        y, _ = fft_convolution.forward(y, transfer, plans=plans)
         return crop.forward(y, start=(0, 0, 0), shape=x.shape[2:])[0], plan
 
     def pull(self, gy, plan):
-        padding, grid, transfer = plan
+        padding, grid, transfer, plans = plan
         if transfer is None:
             gy, _ = direct_convolution.backward(gy, self.psf)
         else:
             gy = crop.backward(gy, ((0, 0, 0), grid))
-            gy, _ = fft_convolution.backward(gy, transfer)
+            gy, _ = fft_convolution.backward(gy, (transfer, plans))
         return pad.backward(gy, padding)
 
     def adjoint(self, y):
@@ -218,17 +220,24 @@ class PSFConvolution(_Own):
         return self.pull(y, self._plan(y))
 
     def _plan(self, x):
-        """The border, the grid that is convolved, and the transfer function if by FFT."""
-        key = x.shape[2:], x.dtype.char, x.device.id if backend.is_cupy(x) else None
+        """The border, the grid that is convolved, and if by FFT the transfer function and what
+        the transforms are prepared with, which on a GPU is of one batch size and one thread."""
+        key = x.shape[2:], x.dtype.char
+        if backend.is_cupy(x):
+            key += x.device.id, x.shape[:2], threading.get_ident()
         plan = self._plans.get(key)
         if plan is None:
-            padding, grid, transfer = self._make_plan(*key[:2])
-            plan = padding, grid, None if transfer is None else backend.moved(transfer, x)
+            padding, grid, transfer = self._make_plan(*key[:2], on_gpu=backend.is_cupy(x))
+            plans = None
+            if transfer is not None:
+                transfer = backend.moved(transfer, x)
+                plans = backend.fourier_plans(backend.empty((*x.shape[:2], *grid), x.dtype, x))
+            plan = padding, grid, transfer, plans
             kept = list(self._plans.items())[1 - PLANS :]
             self._plans = dict(kept + [(key, plan)])  # replaced whole: other threads may be reading
-        return plan
+        return backend.kept(plan)
 
-    def _make_plan(self, shape, dtype):
+    def _make_plan(self, shape, dtype, on_gpu=False):
         psf = self.psf
         if any(k > 2 * n for k, n in zip(psf.shape, shape, strict=True)):
             expected = f"at most twice the image's {_sizes(shape)} (Z, Y, X) pixels along each axis"
@@ -236,7 +245,8 @@ class PSFConvolution(_Own):
         padded = tuple(n + k - 1 for n, k in zip(shape, psf.shape, strict=True))
         grid, method = fast_shape(padded), self.method
         if method == "auto":
-            method = "direct" if _direct_is_faster(shape, psf.shape, grid) else "fft"
+            faster = _faster_on_gpu if on_gpu else _direct_is_faster
+            method = "direct" if faster(shape, psf.shape, grid) else "fft"
         grid = padded if method == "direct" else grid
         widths = [(k - 1 - k // 2, k // 2) for k in psf.shape]
         padding = axis_maps(shape, widths, self.mode, grid)
@@ -356,6 +366,12 @@ def _direct_is_faster(shape, psf_shape, grid):
     products = z * (-(-y // 8) * 8) * (-(-x // 48) * 48) * kz * (ky + 7) * kx
     butterflies = np.prod(grid, dtype=float) * np.log2(np.prod(grid, dtype=float))
     return products <= 24 * butterflies
+
+
+def _faster_on_gpu(shape, psf_shape, grid):
+    """Estimated, not measured: a transform there and back moves some 80 bytes for each pixel, as
+    long as which takes a GPU of today to multiply and add about 170 times."""
+    return np.prod(psf_shape) <= 170
 
 
 # ---- to a file and back -----------------------------------------------------------------------

@@ -16,8 +16,9 @@ import zlib
 import numpy as np
 
 from . import modelfile, symmetry
-from .backend import Numbers, empty, host, moved, namespace, on_device, zeros
+from .backend import Numbers, empty, host, is_cupy, moved, namespace, on_device, zeros
 from .batches import WholeImage
+from .capture import Capture
 from .checks import FileError, InputError, varying
 from .images import Images
 from .masking import fill, keep_blind, within
@@ -86,6 +87,8 @@ class Training:
             empty(shape, np.float32, like),
             *(empty(one_channel, np.uint8, like) for _ in range(2)),
         )
+        self.turned = {}  # these three by their shape, of the same memory
+        self.capture = Capture(is_cupy(like) and model.graph and _is_ours(model.physics))
         self.numbers = Numbers(NUMBERS, like)
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
         self.parts = ()  # names of the loss's terms
@@ -147,23 +150,19 @@ class Training:
         recipe, step = self.recipe, self.done
         lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
         update = self.optimiser.count(lr)
-        for part in range(recipe.accumulate):
-            draw = step * recipe.accumulate + part
-            batch = [a.reshape(self._shape(a, draw)) for a in self.batch]
-            self.source.draw(draw, *batch)
-            self.numbers.write(draw=draw, **self._levels(step), **update)
-            self._gradient(*batch)
-        self._update()
-        if self.average:
-            self.average.steps += 1
-
-        check, loss, validation, *parts = host(self.report).tolist()  # the one look at the device
-        if not self.source.checks:
-            self._watch(validation, self.previous)
-        elif (step + 1) % recipe.epoch == 0:
-            validation = self._check()
-        else:
-            validation = self.history[-1]["validation"] if self.history else np.nan
+        with self.capture as run:
+            for part in range(recipe.accumulate):
+                draw = step * recipe.accumulate + part
+                batch = self._batch(self.source.shape_of(draw))
+                self.source.draw(draw, *batch)
+                self.numbers.write(draw=draw, **self._levels(step), **update)
+                run(batch[0].shape, self._gradient, *batch)
+            run("update", self._update)
+            report = host(self.report)  # the one look at the device, which waits for all this
+            check, loss, validation, *parts = report.tolist()
+            if self.average:
+                self.average.steps += 1
+            validation = self._validated(step, validation)
         self.history.append({"step": step, "loss": loss, "validation": validation, "lr": lr})
         if not np.isfinite(loss + check):
             raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
@@ -260,10 +259,22 @@ class Training:
             "noise": noise.level(step, self.steps) if noise else 0.0,
         }
 
-    def _shape(self, array, draw):
-        """That of one of the batch's arrays in the batch of a draw, which may be turned."""
-        n, _, *space = self.source.shape_of(draw)
-        return (n, array.shape[1], *space)
+    def _batch(self, shape):
+        """The batch's arrays in the shape of a draw, which may be a turned one."""
+        if shape not in self.turned:
+            one_channel = (shape[0], 1, *shape[2:])
+            shapes = shape, one_channel, one_channel
+            self.turned[shape] = [a.reshape(s) for a, s in zip(self.batch, shapes, strict=True)]
+        return self.turned[shape]
+
+    def _validated(self, step, validation):
+        """The validation loss of a step: its own, or where that is apart the latest."""
+        if not self.source.checks:
+            self._watch(validation, self.previous)
+            return validation
+        if (step + 1) % self.recipe.epoch == 0:
+            return self._check()
+        return self.history[-1]["validation"] if self.history else np.nan
 
     def _check(self):
         """The validation loss on the source's fixed batches, as the network would be used now."""
@@ -324,6 +335,10 @@ class Training:
             mean[middle : place.stop] += spread[place.start : middle]
         return mean
 
+    def close(self):
+        """Give back what the GPU holds for the next step. There can be none after it."""
+        self.capture.close()
+
     def save(self, path):
         """Write a checkpoint, whole or not at all."""
         arrays = {
@@ -370,6 +385,16 @@ class Training:
             "physics": fingerprint(self.model.physics),
             "image": self.source.fingerprint(),
         }
+
+
+def _is_ours(g):
+    """Whether a forward model is of `physics.py`. One of the user's may do on the CPU, or differ
+    from step to step, what would be frozen in a graph."""
+    try:
+        to_dict(g)
+    except InputError:
+        return False
+    return True
 
 
 def fingerprint(g):

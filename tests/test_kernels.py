@@ -189,11 +189,19 @@ def test_the_device_asked_for_is_taken_or_what_is_missing_said(cupy, monkeypatch
 
     runtime = types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1)
     cupy.cuda.runtime = runtime
-    assert backend.resolve_device("cuda") == "cuda" and backend.resolve_device("auto") == "cpu"
+    monkeypatch.setattr(cuda, "failing", lambda: None)
+    monkeypatch.setattr(cuda, "described", lambda: ["a device"])
     array = FakeArray(np.zeros(2))
+    assert backend.resolve_device("cuda") == "cuda" and backend.resolve_device("auto") == "cuda"
     assert backend.resolve_device("auto", array) == "cuda"
+    assert backend.resolve_device("cpu") == "cpu"
     with pytest.raises(DeviceError, match="^device: "):
         backend.resolve_device("cpu", array)
+    monkeypatch.setattr(cuda, "failing", lambda: "a GPU that works")
+    assert backend.resolve_device("auto") == "cpu"  # for an array that may be anywhere
+    for broken in (("cuda",), ("auto", array)):
+        with pytest.raises(DeviceError, match="needs a GPU that works; python -m ssi_cupy doctor"):
+            backend.resolve_device(*broken)
     runtime.getDeviceCount = no_driver
     with pytest.raises(DeviceError, match="^device: .* a working driver .*cudaErrorNoDevice"):
         backend.resolve_device("cuda")

@@ -22,7 +22,7 @@ from .. import backend
 from ..tape import op
 
 
-def fft_convolution_forward(x, transfer):
+def fft_convolution_forward(x, transfer, *, plans=None):
     """Convolve `x` with the PSF behind a transfer function.
 
     Parameters
@@ -30,30 +30,32 @@ def fft_convolution_forward(x, transfer):
     x : (N, C, Z, Y, X) array
     transfer : (Z, Y, X // 2 + 1) complex array
         From `transfer_function`.
+    plans : optional
+        Of `backend.fourier_plans` for arrays like `x`.
 
     Returns
     -------
     y : (N, C, Z, Y, X) array
     saved : what the backward needs
     """
-    return _filtered(x, transfer), transfer
+    return _filtered(x, transfer, plans), (transfer, plans)
 
 
 def fft_convolution_backward(gy, saved):
-    return _filtered(gy, saved, conjugate=True), None
+    return _filtered(gy, *saved, conjugate=True), None
 
 
 fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
 
 
-def _filtered(x, transfer, conjugate=False):
-    spectrum = backend.rfftn(x)
+def _filtered(x, transfer, plans, conjugate=False):
+    spectrum = backend.rfftn(x, plans)
     if conjugate:  # s conj(h) = conj(conj(s) h)
         np.conjugate(spectrum, out=spectrum)
     spectrum *= transfer
     if conjugate:
         np.conjugate(spectrum, out=spectrum)
-    return backend.irfftn(spectrum, x.shape[2:])
+    return backend.irfftn(spectrum, x.shape[2:], plans)
 
 
 def transfer_function(psf, shape, dtype):

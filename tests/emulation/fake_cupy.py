@@ -1,0 +1,453 @@
+"""A stand-in for cupy that runs on the CPU: arrays, kernels, Fourier transforms, streams, graphs.
+
+Its device memory is numpy memory that tests cannot reach but through `get`; its kernels are the
+emulated ones. What a stream captures does not run, and a replay runs exactly what was recorded:
+the same operations, with the same scalars, on the same memory. Memory that is given back is filled
+with NaN, so that a graph that still reads it is found out. All that goes over between host and
+device, and all that waits, is counted.
+
+It can do what the package needs, and raises where cupy would: numpy arrays among its own, numbers
+read in a capture, implicit copies to the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import types
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from ssi_cupy import backend, cuda
+
+from . import emulator
+
+COUNTED = "uploads downloads waits operations mallocs captures replays plans modules".split()
+
+
+class OutOfMemoryError(MemoryError):
+    """As cupy's."""
+
+
+# ---- the device -------------------------------------------------------------------------------
+
+
+class Device:
+    """What there is one of: counters, streams, memory. `limit`: bytes that there are."""
+
+    def __init__(self, limit=1 << 34):
+        self.counts = dict.fromkeys(COUNTED, 0)
+        self.limit, self.allocated, self.live_graphs, self.live_plans = limit, 0, 0, 0
+        self.pool = MemoryPool(self)
+        self.allocators, self.streams = [self.pool.malloc], [Stream(self, null=True)]
+
+    def do(self, operation):
+        """Run an operation, or record it where the current stream captures."""
+        stream = self.streams[-1]
+        if stream.recorded is not None:
+            stream.recorded.append(operation)
+            return
+        self.counts["operations"] += 1
+        with np.errstate(all="ignore"):
+            operation()
+
+    def to_host(self, what):
+        """What copies to the host and waits: not allowed in a capture."""
+        if self.streams[-1].recorded is not None:
+            raise RuntimeError("the current stream is capturing, so synchronous calls are not")
+        self.counts[what] += 1
+
+
+class MemoryPool:
+    """Memory in blocks of exact sizes. What is given back is poisoned, and kept for its size."""
+
+    def __init__(self, device=None):
+        self.device = device or _the_device()
+        self.free, self.used = {}, 0
+
+    def malloc(self, size):
+        free = self.free.get(size)
+        if free:
+            memory = free.pop()
+        else:
+            if self.device.allocated + size > self.device.limit:
+                raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (fake)")
+            memory = np.empty(max(size, 1) + 63, np.uint8)
+            at = -memory.ctypes.data % 64
+            memory = memory[at : at + size]
+            self.device.allocated += size
+            self.device.counts["mallocs"] += 1
+        self.used += size
+        memory[...] = emulator.POISON
+        return _Block(self, memory)
+
+    def free_all_blocks(self):
+        self.device.allocated -= self.free_bytes()
+        self.free.clear()
+
+    def free_bytes(self):
+        return sum(size * len(blocks) for size, blocks in self.free.items())
+
+    def used_bytes(self):
+        return self.used
+
+    def total_bytes(self):
+        return self.used + self.free_bytes()
+
+    def __del__(self):
+        self.device.allocated -= self.free_bytes()
+
+
+class _Block:
+    """Owned by arrays; given back when the last of them is gone."""
+
+    def __init__(self, pool, memory):
+        self.pool, self.memory = pool, memory
+
+    def __del__(self):
+        pool, memory = self.pool, self.memory
+        memory[...] = emulator.POISON
+        pool.used -= memory.size
+        pool.free.setdefault(memory.size, []).append(memory)
+
+
+class Stream:
+    """In order with all others, for operations run at once; alone in what it captures."""
+
+    def __init__(self, device=None, null=False, non_blocking=False):
+        self.device, self.recorded = device or _the_device(), None
+        self.capturable = non_blocking and not null
+
+    def __enter__(self):
+        self.device.streams.append(self)
+        return self
+
+    def __exit__(self, *error):
+        assert self.device.streams.pop() is self
+
+    def record(self):
+        assert self.recorded is None
+        return object()
+
+    def wait_event(self, event):
+        assert self.recorded is None
+
+    def synchronize(self):
+        self.device.to_host("waits")
+
+    def begin_capture(self):
+        assert self.capturable, "cannot capture on this stream"
+        self.device.counts["captures"] += 1
+        self.recorded = []
+
+    def end_capture(self):
+        graph, self.recorded = Graph(self.device, self.recorded), None
+        return graph
+
+
+class Graph:
+    def __init__(self, device, recorded):
+        self.device, self.recorded = device, recorded
+        device.live_graphs += 1
+
+    def launch(self, stream):
+        assert self.device.streams[-1] is stream and stream.recorded is None
+        self.device.counts["replays"] += 1
+        with np.errstate(all="ignore"):
+            for operation in self.recorded:
+                operation()
+
+    def __del__(self):
+        self.device.live_graphs -= 1
+
+
+# ---- arrays -----------------------------------------------------------------------------------
+
+
+class ndarray(NDArrayOperatorsMixin):
+    """An array of the device: `_a` is its memory as numpy sees it, `_block` who owns it."""
+
+    def __init__(self, a, block):
+        self._a, self._block = a, block
+
+    for _name in ("dtype", "shape", "ndim", "size", "nbytes", "itemsize", "flags", "strides"):
+        locals()[_name] = property(lambda self, name=_name: getattr(self._a, name))
+    del _name
+
+    @property
+    def T(self):
+        return self._view(self._a.T)
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self._a.ctypes.data)
+
+    @property
+    def device(self):
+        return types.SimpleNamespace(id=0)
+
+    def _view(self, a):
+        return ndarray(a, self._block)
+
+    def __len__(self):
+        return len(self._a)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, at):
+        if not all(i is None or isinstance(i, (int, np.integer, slice, type(...)))
+                   for i in (at if isinstance(at, tuple) else (at,))):  # fmt: skip
+            raise NotImplementedError(f"an index that is no slice: {at!r}")
+        at = at if isinstance(at, tuple) else (at,)
+        return self._view(self._a[at if ... in at else (*at, ...)])  # never a numpy scalar
+
+    def __setitem__(self, at, value):
+        target, value = self[at]._a, _unwrapped(value)
+        _device_of(self).do(lambda: np.copyto(target, value, casting="unsafe"))
+
+    def reshape(self, *shape):
+        reshaped = self._a.reshape(*shape)
+        if not np.shares_memory(reshaped, self._a) and self._a.size:
+            return self.copy().reshape(*shape)
+        return self._view(reshaped)
+
+    def swapaxes(self, *axes):
+        return self._view(self._a.swapaxes(*axes))
+
+    def transpose(self, *axes):
+        return self._view(self._a.transpose(*axes))
+
+    def ravel(self):
+        return self.reshape(-1)
+
+    def astype(self, dtype):
+        return _computed(lambda a: a.astype(dtype), self)
+
+    def copy(self):
+        return _computed(lambda a: a.copy(), self)
+
+    def fill(self, value):
+        self[...] = value
+
+    def get(self):
+        _device_of(self).to_host("downloads")
+        return self._a.copy()
+
+    def set(self, array):
+        assert type(array) is np.ndarray and array.dtype == self.dtype
+        assert array.shape == self.shape and self.flags.c_contiguous
+        _device_of(self).to_host("uploads")
+        self._a[...] = array
+
+    def item(self):
+        return self.get().item()
+
+    def tolist(self):
+        return self.get().tolist()
+
+    def __float__(self):
+        return float(self.get())
+
+    def __int__(self):
+        return int(self.get())
+
+    def __bool__(self):
+        return bool(self.get())
+
+    def __array__(self, *args, **options):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if method != "__call__":
+            raise NotImplementedError(f"{ufunc.__name__}.{method}")
+        return _computed(lambda *a: ufunc(*a, **options), *inputs, out=out and out[0])
+
+    def __array_function__(self, function, kinds, args, options):
+        if function in (np.flip, np.moveaxis, np.swapaxes):
+            return self._view(function(*map(_unwrapped, args), **options))
+        if function in (np.concatenate, np.stack):
+            assert len(args[0]) <= 8, "more than 8 arrays: cupy uploads a table for them"
+            return _computed(lambda *a: function(a, *args[1:], **options), *args[0])
+        if function in (np.where, np.partition):
+            return _computed(lambda *a: function(*a, **options), *args)
+        raise NotImplementedError(function.__name__)
+
+    for _name in ("sum", "mean", "var", "std", "min", "max", "any", "all", "conj"):
+        locals()[_name] = lambda self, *args, _name=_name, **options: _computed(
+            lambda a: getattr(a, _name)(*args, **options), self
+        )
+    del _name
+
+
+def _unwrapped(value):
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return value._a if isinstance(value, ndarray) else value
+
+
+def _computed(function, *inputs, out=None):
+    """The result of `function`, in memory of the device; computed at once, or when replayed."""
+    arrays = [_unwrapped(value) for value in inputs]
+    with np.errstate(all="ignore"):
+        shape_of = np.asarray(function(*arrays))  # for its shape and dtype
+    if out is None:
+        out = _empty(shape_of.shape, shape_of.dtype)
+    target = out._a
+    _the_device().do(lambda: np.copyto(target, function(*arrays), casting="same_kind"))
+    return out
+
+
+def _empty(shape, dtype):
+    shape, dtype = (shape,) if np.ndim(shape) == 0 else tuple(shape), np.dtype(dtype)
+    block = _the_device().allocators[-1](int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+    return ndarray(block.memory.view(dtype).reshape(shape), block)
+
+
+def _zeros(shape, dtype):
+    array = _empty(shape, dtype)
+    array[...] = 0
+    return array
+
+
+def _asarray(array):
+    there = _empty(array.shape, array.dtype)
+    there.set(np.ascontiguousarray(array))
+    return there
+
+
+# ---- kernels and transforms ---------------------------------------------------------------------
+
+
+class RawModule:
+    def __init__(self, code, options):
+        _the_device().counts["modules"] += 1
+        self.library = emulator._library(code)
+
+    def get_function(self, name):
+        launch = getattr(self.library, f"emulate_{name}")
+        launch.restype = ctypes.c_char_p
+
+        def function(grid, block, values, shared_mem=0):
+            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+            sizes = emulator._three(grid), emulator._three(block)
+            how = emulator._Launch(*sizes, shared_mem, False, pointers)
+
+            def operation(kept=values):
+                complaint = launch(ctypes.byref(how)).decode()
+                assert not complaint, f"{name}: {complaint}"
+
+            _the_device().do(operation)
+
+        function.max_dynamic_shared_size_bytes = 48 << 10
+        return function
+
+
+class Plan:
+    """A cuFFT plan: for one shape, made before it is used."""
+
+    def __init__(self, a, shape=None, axes=None, value_type="C2C"):
+        self.device = device = _the_device()
+        device.to_host("plans")
+        device.live_plans += 1
+        self.shape, self.kind, self.axes, self.s = a.shape, value_type, axes, shape
+        self.work = _empty(a.nbytes, np.uint8)
+
+    def __del__(self):
+        self.device.live_plans -= 1
+
+
+def _rfftn(x, s=None, axes=None, plan=None):
+    from scipy import fft
+
+    assert plan is None or (plan.shape, plan.kind, plan.axes) == (x.shape, "R2C", axes)
+    return _computed(lambda a: fft.rfftn(a, axes=axes), x)
+
+
+def _irfftn(x, s=None, axes=None, overwrite_x=False, plan=None):
+    from scipy import fft
+
+    assert plan is None or (plan.shape, plan.kind, plan.axes) == (x.shape, "C2R", axes)
+    return _computed(lambda a: fft.irfftn(a, s=s, axes=axes), x)
+
+
+# ---- the modules --------------------------------------------------------------------------------
+
+_devices = []
+
+
+def _the_device():
+    return _devices[-1]
+
+
+def _device_of(array):
+    return array._block.pool.device
+
+
+def _loops_for_kernels(patch, device):
+    """Let the Numba loop do the work of its twin, with the same frozen arguments."""
+    call = backend.Kernel.__call__
+
+    def launched(kernel, n, *args, scratch=0):
+        if not any(isinstance(a, ndarray) for a in args):
+            return call(kernel, n, *args, scratch=scratch)
+        cuda.arguments(kernel.stem, kernel.__name__, args, lambda a: a.data.ptr)  # are they right?
+        frozen = [_unwrapped(value) for value in args]
+        return n and device.do(lambda: call(kernel, n, *frozen, scratch=scratch))
+
+    patch.setattr(backend.Kernel, "__call__", launched)
+
+
+@contextlib.contextmanager
+def installed(patch, limit=1 << 34, emulated=False):
+    """Within, `import cupy` gives this. Yields the `Device`; `patch` is a pytest MonkeyPatch.
+
+    Kernels are done by the loops that are their twins, which takes a hundredth of the time of
+    emulating them; on request they are launched and emulated.
+    """
+    device = Device(limit)
+    _devices.append(device)
+    cupy, cupyx, scipy = (types.ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy"))
+    cupy.ndarray, cupy.RawModule, cupy.__version__ = ndarray, RawModule, "fake"
+    cupy.empty, cupy.zeros, cupy.asarray = _empty, _zeros, _asarray
+    cupy.get_default_memory_pool = lambda: device.pool
+    for name in "bitwise_or bitwise_xor bitwise_and sqrt where partition concatenate stack".split():
+        setattr(cupy, name, getattr(np, name))
+    cupy.moveaxis, cupy.flip = np.moveaxis, np.flip
+
+    @contextlib.contextmanager
+    def using_allocator(allocator):
+        device.allocators.append(allocator)
+        try:
+            yield
+        finally:
+            device.allocators.pop()
+
+    info = lambda: (device.limit - device.allocated, device.limit)  # noqa: E731
+    cupy.cuda = types.SimpleNamespace(
+        Device=lambda: types.SimpleNamespace(id=0, mem_info=info()),
+        Stream=Stream, MemoryPool=MemoryPool, using_allocator=using_allocator,
+        get_current_stream=lambda: device.streams[-1],
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=info),
+    )  # fmt: skip
+    fft = types.ModuleType("cupyx.scipy.fft")
+    fft.rfftn, fft.irfftn, fft.get_fft_plan = _rfftn, _irfftn, Plan
+    scipy.fft, cupyx.scipy, cupyx.cupy = fft, scipy, cupy
+    for module in (cupy, cupyx, scipy, fft):
+        patch.setitem(sys.modules, module.__name__, module)
+    if not emulated:
+        _loops_for_kernels(patch, device)
+        patch.setattr(cuda, "failing", lambda: None)
+    patch.setattr(cuda, "described", lambda: ["a stand-in for a GPU"])
+    cached = cuda._function, cuda._module, cuda._failing, backend._announce
+    forgotten = [function.cache_clear for function in cached] + [backend._placed.clear]
+    for forget in forgotten:
+        forget()
+    try:
+        yield device
+    finally:
+        for forget in forgotten:
+            forget()
+        _devices.pop()
