@@ -20,6 +20,9 @@ of any width and dimension, and register tiles run over pixels without minding w
 The copy also applies what the reader of a feature map must apply, see `README.md`: with
 ``affine = (scale, shift)`` the op reads relu(scale · x + shift) in place of x.
 
+Kernels of 3 × 3 and 5 × 5 between eight or more channels take another way on the CPU, with a
+fraction of the products: see `winograd.py`. The plain sums here are what it is tested against.
+
 The CUDA kernels cut the image otherwise, into tiles in shared memory, and need no list of
 distances; how many of their threads have which pixels is at the end of this file.
 """
