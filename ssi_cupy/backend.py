@@ -395,8 +395,9 @@ class Kernel:
     that is called like the loop's module.
     """
 
-    def __init__(self, loop, grain, fastmath, launch):
+    def __init__(self, loop, grain, fastmath, launch, prepare):
         self.loop, self.grain, self.fastmath = loop, grain, fastmath
+        self.prepare = prepare
         default = cuda.block_per_item if grain == 1 else cuda.threads_per_item(1)
         self.launch = launch or default
         self.stem = loop.__module__.rpartition(".")[2]
@@ -411,11 +412,13 @@ class Kernel:
             if n:
                 cuda.launch(self, n, args)
             return
+        if self.prepare is not None:
+            args = self.prepare(args)
         dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
         share_out(self.compiled, n, self.grain, (scratch, dtype), args)
 
 
-def kernel(loop=None, *, grain=1, fastmath=False, launch=None):
+def kernel(loop=None, *, grain=1, fastmath=False, launch=None, prepare=None):
     """Make a `Kernel` of a plain Python loop. It is compiled on first use, and cached on disk.
 
     Parameters
@@ -431,17 +434,19 @@ def kernel(loop=None, *, grain=1, fastmath=False, launch=None):
     launch : callable, optional
         The grid on CUDA, see `cuda.py`. By default an item has a block of threads to itself, or
         one thread where `grain` is above 1.
+    prepare : callable, optional
+        On the CPU, ``prepare(args)`` returns what the loop is given in place of `args`.
     """
     if loop is None:
-        return lambda loop: Kernel(loop, grain, fastmath, launch)
-    return Kernel(loop, grain, fastmath, launch)
+        return lambda loop: Kernel(loop, grain, fastmath, launch, prepare)
+    return Kernel(loop, grain, fastmath, launch, prepare)
 
 
 class Inline:
     """A function that kernels call. Compiled into them."""
 
-    def __init__(self, function):
-        self.function = function
+    def __init__(self, function, fastmath=False):
+        self.function, self.fastmath = function, fastmath
         functools.update_wrapper(self, function)
 
     def __call__(self, *args):
@@ -449,10 +454,14 @@ class Inline:
 
     @functools.cached_property
     def compiled(self):
-        return _jit(self.function, nogil=True)
+        return _jit(self.function, nogil=True, fastmath=self.fastmath)
 
 
-inline = Inline
+def inline(function=None, *, fastmath=False):
+    """Make an `Inline` of a plain Python function; `fastmath` as in `kernel`."""
+    if function is None:
+        return lambda function: Inline(function, fastmath)
+    return Inline(function, fastmath)
 
 
 def _jit(function, fastmath=False, **options):

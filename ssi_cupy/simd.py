@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
+
 OUTS = 8  # output channels of a tile
 VECS = 3  # vectors of pixels of a tile
 BYTES = 64  # of one vector: a cache line, and one AVX-512 register
@@ -137,6 +139,367 @@ def product_tile():
     return product_tile
 
 
+# ---- six points (see ops/winograd.py) ---------------------------------------------------------
+
+NEAR, FAR = 0.75, 1.5  # the points are 0, ±NEAR, ±FAR and infinity: 32-bit floats lose least so
+SIX = 6
+
+
+def six_point_matrices(r):
+    """(A, G, B) of a correlation with r taps: ``y = Aᵀ ((G w) · (Bᵀ d))``, 7 − r numbers of it.
+
+    A (6, 7 − r) and G (6, r) are values of polynomials at the points, B (6, 6) those of the
+    Lagrange basis that interpolates between them (Toom and Cook; Winograd 1980).
+    """
+    points = np.array([0, NEAR, -NEAR, FAR, -FAR])
+    others = [np.delete(points, i) for i in range(SIX - 1)]
+    scale = [np.prod(p - rest) for p, rest in zip(points, others, strict=True)]
+    powers = points[:, None] ** np.arange(SIX)
+    infinity = np.eye(SIX)
+    a = np.vstack([powers[:, : SIX + 1 - r], infinity[-1:, r - 1 :]])
+    g = np.vstack([powers[:, :r] / np.array(scale)[:, None], infinity[-1:, -r:]])
+    b = np.zeros((SIX, SIX))
+    for i, rest in enumerate(others):
+        b[: SIX - 1, i] = np.poly(rest)[::-1]
+    b[:, -1] = np.poly(points)[::-1]
+    return a, g, b
+
+
+def _points(matrix, phases):
+    """``spread(x, x0, step, n, y, y0, stride)``: n vectors of matrix (6, sources) · sources::
+
+    for i in range(n * lanes):
+        d = [x[x0 + c % phases * step + c // phases + i] for c in range(sources)]
+        for j in range(6):
+            y[y0 + j * stride + i] = sum(matrix[j, c] * d[c] for c in range(sources))
+    """
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def spread(typing, x, x0, step, n, y, y0, stride):
+        def build(context, builder, signature, args):
+            _, vector, data = _types(context, builder, signature, args, ir, cgutils)
+            x_, x0_, step_, n_, y_, y0_, stride_ = data
+            with cgutils.for_range(builder, n_) as loop:
+                at = builder.mul(loop.index, _int(loop.index, vector.count))
+                first = builder.add(x0_, at)
+                sources = []
+                for c in range(matrix.shape[1]):
+                    here = builder.add(first, builder.mul(step_, _int(step_, c % phases)))
+                    here = builder.add(here, _int(here, c // phases))
+                    sources.append(_load(builder, builder.gep(x_, [here]), 0, vector))
+                first = builder.add(y0_, at)
+                for j, value in enumerate(_times(builder, matrix, sources, ir)):
+                    here = builder.add(first, builder.mul(stride_, _int(stride_, j)))
+                    _store(builder, value, builder.gep(y_, [here]), 0, vector)
+            return context.get_dummy_value()
+
+        index = types.intp
+        return types.void(x, index, index, index, y, index, index), build
+
+    return spread
+
+
+@Intrinsic
+def spread_rows():
+    """Bᵀ along Y: the sources are six rows."""
+    return _points(six_point_matrices(3)[2].T, SIX)
+
+
+@Intrinsic
+def spread_2():
+    """Bᵀ along X, for tiles of 2: the sources are pixels of two phases."""
+    return _points(six_point_matrices(5)[2].T, 2)
+
+
+@Intrinsic
+def spread_4():
+    """Bᵀ along X, for tiles of 4."""
+    return _points(six_point_matrices(3)[2].T, 4)
+
+
+@Intrinsic
+def raise_2():
+    """A: two numbers to six, along Y and along X."""
+    return _points(six_point_matrices(5)[0], 2)
+
+
+@Intrinsic
+def raise_4():
+    """A: four numbers to six."""
+    return _points(six_point_matrices(3)[0], 4)
+
+
+def _gather(m):
+    """``gather(x, x0, stride, n, y, y0, pitch)``: Aᵀ along Y and X, and m rows of pixels of it::
+
+    for i in range(n * lanes):
+        points = [[x[x0 + (6 * j + k) * stride + i] for k in range(6)] for j in range(6)]
+        tile = A.T @ points @ A
+        for row in range(m):
+            for k in range(m):
+                y[y0 + row * pitch + m * i + k] = tile[row, k]
+    """
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    back = six_point_matrices(7 - m)[0].T
+
+    @intrinsic
+    def gather(typing, x, x0, stride, n, y, y0, pitch):
+        def build(context, builder, signature, args):
+            _, vector, data = _types(context, builder, signature, args, ir, cgutils)
+            x_, x0_, stride_, n_, y_, y0_, pitch_ = data
+            with cgutils.for_range(builder, n_) as loop:
+                at = builder.mul(loop.index, _int(loop.index, vector.count))
+                first = builder.add(x0_, at)
+                rows = [[] for _ in range(m)]
+                for k in range(SIX):
+                    column = []
+                    for j in range(SIX):
+                        here = builder.mul(stride_, _int(stride_, SIX * j + k))
+                        here = builder.gep(x_, [builder.add(first, here)])
+                        column.append(_load(builder, here, 0, vector))
+                    for row, value in zip(
+                        rows, _transposed_times(builder, back, column, ir), strict=True
+                    ):
+                        row.append(value)
+                first = builder.add(y0_, builder.mul(at, _int(at, m)))
+                for j, row in enumerate(rows):
+                    here = builder.add(first, builder.mul(pitch_, _int(pitch_, j)))
+                    pixels = _interleaved(builder, _transposed_times(builder, back, row, ir), ir)
+                    for v, value in enumerate(pixels):
+                        _store(builder, value, builder.gep(y_, [here]), v, vector)
+            return context.get_dummy_value()
+
+        index = types.intp
+        return types.void(x, index, index, index, y, index, index), build
+
+    return gather
+
+
+@Intrinsic
+def gather_2():
+    """Tiles of 2 × 2 pixels."""
+    return _gather(2)
+
+
+@Intrinsic
+def gather_4():
+    """Tiles of 4 × 4 pixels."""
+    return _gather(4)
+
+
+def _lay(m):
+    """``lay(x, x0, start, stop, scale, shift, activate, n, y, y0, pitch)``: pixels in m phases::
+
+    for i in range(n * lanes):
+        for k in range(m):
+            v = x[x0 + m * i + k] * scale + shift
+            v = v if v > 0 or not activate else 0
+            y[y0 + k * pitch + i] = v if start <= m * i + k < stop else 0
+
+    What is outside start … stop is not read either, so it need not exist.
+    """
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def lay(typing, x, x0, start, stop, scale, shift, activate, n, y, y0, pitch):
+        def build(context, builder, signature, args):
+            _, vector, data = _types(context, builder, signature, args, ir, cgutils)
+            x_, x0_, start_, stop_, scale_, shift_, activate_, n_, y_, y0_, pitch_ = data
+            mask, place = (ir.VectorType(ir.IntType(n), vector.count) for n in (1, 32))
+            kind = f"v{vector.count}f{64 if vector.count == 8 else 32}"
+            arguments = [vector.as_pointer(), ir.IntType(32), mask, vector]
+            load = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(vector, arguments),
+                f"llvm.masked.load.{kind}.p0{kind}",
+            )
+            empty = builder.icmp_signed("<", stop_, start_)
+            length = builder.select(empty, _int(stop_, 0), builder.sub(stop_, start_))
+            first, length = (
+                _splat(builder, builder.trunc(value, ir.IntType(32)), place, ir)
+                for value in (start_, length)
+            )
+            first = builder.sub(ir.Constant(place, list(range(vector.count))), first)
+            scale_, shift_ = (_splat(builder, value, vector, ir) for value in (scale_, shift_))
+            nothing = ir.Constant(vector, [0.0] * vector.count)
+            align = ir.Constant(ir.IntType(32), _align(vector))
+
+            def pixels_at(at, active):
+                """One vector; comparing unsigned numbers asks for start and stop at once."""
+                here = _splat(builder, builder.trunc(at, ir.IntType(32)), place, ir)
+                inside = builder.icmp_unsigned("<", builder.add(here, first), length)
+                pointer = builder.gep(x_, [builder.add(x0_, at)])
+                pointer = builder.bitcast(pointer, vector.as_pointer())
+                value = builder.call(load, [pointer, align, inside, nothing])
+                if not active:
+                    return value
+                value = builder.fmul(value, scale_, flags=["contract"])
+                value = builder.fadd(value, shift_, flags=["contract"])
+                passed = builder.and_(inside, builder.fcmp_ordered(">", value, nothing))
+                return builder.select(passed, value, nothing)
+
+            def rows(active):
+                with cgutils.for_range(builder, n_) as loop:
+                    at = builder.mul(loop.index, _int(loop.index, m * vector.count))
+                    pixels = [
+                        pixels_at(builder.add(at, _int(at, v * vector.count)), active)
+                        for v in range(m)
+                    ]
+                    at = builder.add(y0_, builder.mul(loop.index, _int(at, vector.count)))
+                    for k, value in enumerate(_phases(builder, pixels, ir)):
+                        here = builder.add(at, builder.mul(pitch_, _int(pitch_, k)))
+                        _store(builder, value, builder.gep(y_, [here]), 0, vector)
+
+            with builder.if_else(activate_) as (then, otherwise):
+                with then:
+                    rows(active=True)
+                with otherwise:
+                    rows(active=False)
+            return context.get_dummy_value()
+
+        index, real = types.intp, x.dtype
+        return types.void(
+            x, index, index, index, real, real, types.boolean, index, y, index, index
+        ), build
+
+    return lay
+
+
+@Intrinsic
+def lay_2():
+    """Even and odd pixels."""
+    return _lay(2)
+
+
+@Intrinsic
+def lay_4():
+    """Every fourth pixel."""
+    return _lay(4)
+
+
+def _matrix_tile(vecs):
+    """``tile(w, w0, x, x0, pitch, count, y, y0, stride)``: a matrix product, OUTS × vecs of it::
+
+    for o in range(OUTS):
+        for i in range(vecs * lanes):
+            y[y0 + o * stride + i] = sum(
+                w[w0 + k * OUTS + o] * x[x0 + k * pitch + i] for k in range(count))
+    """
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def tile(typing, w, w0, x, x0, pitch, count, y, y0, stride):
+        def build(context, builder, signature, args):
+            _, vector, data = _types(context, builder, signature, args, ir, cgutils)
+            w_, w0_, x_, x0_, pitch_, count_, y_, y0_, stride_ = data
+            sums = [[_zero(builder, vector, ir) for _ in range(vecs)] for _ in range(OUTS)]
+            with cgutils.for_range(builder, count_) as loop:
+                here = builder.gep(x_, [builder.add(x0_, builder.mul(loop.index, pitch_))])
+                pixels = [_load(builder, here, v, vector) for v in range(vecs)]
+                first = builder.add(w0_, builder.mul(loop.index, _int(loop.index, OUTS)))
+                weights = builder.gep(w_, [first])
+                for o in range(OUTS):
+                    weight = builder.load(builder.gep(weights, [_int(loop.index, o)]))
+                    weight = _splat(builder, weight, vector, ir)
+                    for v in range(vecs):
+                        _add_product(builder, sums[o][v], weight, pixels[v])
+            for o in range(OUTS):
+                row = builder.gep(y_, [builder.add(y0_, builder.mul(stride_, _int(stride_, o)))])
+                for v in range(vecs):
+                    _store(builder, builder.load(sums[o][v]), row, v, vector)
+            return context.get_dummy_value()
+
+        index = types.intp
+        return types.void(w, index, x, index, index, index, y, index, index), build
+
+    return tile
+
+
+@Intrinsic
+def matrix_tile_1():
+    """A matrix product, one vector of pixels wide."""
+    return _matrix_tile(1)
+
+
+@Intrinsic
+def matrix_tile_2():
+    """Two vectors wide."""
+    return _matrix_tile(2)
+
+
+@Intrinsic
+def matrix_tile_3():
+    """Three vectors wide, as wide as registers allow."""
+    return _matrix_tile(VECS)
+
+
+@Intrinsic
+def contract_tile():
+    """``contract_tile(g, g0, stride, x, x0, x1, x2, n, y, y0)``: sums over n vectors of pixels::
+
+        for v, xv in enumerate((x0, x1, x2)):
+            for o in range(OUTS):
+                y[y0 + v * OUTS + o] += sum(
+                    g[g0 + o * stride + i] * x[xv + i] for i in range(n * lanes))
+
+    As `product_tile`, with outputs next to each other: the lanes of 8 sums are added up together,
+    by halves, into one vector of 8.
+    """
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def contract_tile(typing, g, g0, stride, x, x0, x1, x2, n, y, y0):
+        def build(context, builder, signature, args):
+            scalar, vector, data = _types(context, builder, signature, args, ir, cgutils)
+            g_, g0_, stride_, x_, *starts, n_, y_, y0_ = data
+            sums = [[_zero(builder, vector, ir) for _ in range(OUTS)] for _ in range(VECS)]
+            rows = [
+                builder.gep(g_, [builder.add(g0_, builder.mul(stride_, _int(stride_, o)))])
+                for o in range(OUTS)
+            ]
+            sources = [builder.gep(x_, [start]) for start in starts]
+            with cgutils.for_range(builder, n_) as loop:
+                at = builder.mul(loop.index, _int(loop.index, vector.count))
+                pixels = [_load(builder, builder.gep(p, [at]), 0, vector) for p in sources]
+                for o in range(OUTS):
+                    gradient = _load(builder, builder.gep(rows[o], [at]), 0, vector)
+                    for v in range(VECS):
+                        _add_product(builder, sums[v][o], gradient, pixels[v])
+            eight = ir.VectorType(scalar, OUTS)
+            for v in range(VECS):
+                vectors = [builder.load(s) for s in sums[v]]
+                while len(vectors) > 1 or vectors[0].type.count > OUTS:
+                    if len(vectors) == 1:
+                        vectors = [vectors[0], None]
+                    vectors = [
+                        _sum_of_neighbours(builder, *vectors[i : i + 2], ir)
+                        for i in range(0, len(vectors), 2)
+                    ]
+                place = builder.gep(y_, [builder.add(y0_, _int(y0_, v * OUTS))])
+                place = builder.bitcast(place, eight.as_pointer())
+                align = _align(vector)
+                total = builder.fadd(builder.load(place, align=align), vectors[0])
+                builder.store(total, place, align=align)
+            return context.get_dummy_value()
+
+        i = types.intp
+        return types.void(g, i, i, x, i, i, i, i, y, i), build
+
+    return contract_tile
+
+
 # ---- LLVM, a word at a time -------------------------------------------------------------------
 
 
@@ -196,3 +559,80 @@ def _add_product(builder, variable, a, b):
     """variable += a * b, fused where the processor can ("contract"), two roundings elsewhere."""
     product = builder.fmul(a, b, flags=["contract"])
     builder.store(builder.fadd(builder.load(variable), product, flags=["contract"]), variable)
+
+
+def _shuffle(builder, a, b, lanes, ir):
+    """Lanes of a, and counted on, of b."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return builder.shuffle_vector(a, b, mask)
+
+
+def _sum_of_neighbours(builder, a, b, ir):
+    """(a0 + a1, a2 + a3, …, b0 + b1, …); without b half as long."""
+    width = a.type.count * (1 if b is None else 2)
+    b = ir.Constant(a.type, ir.Undefined) if b is None else b
+    even = _shuffle(builder, a, b, list(range(0, width, 2)), ir)
+    return builder.fadd(even, _shuffle(builder, a, b, list(range(1, width, 2)), ir))
+
+
+def _phases(builder, vectors, ir):
+    """Vectors of consecutive numbers → one of every len(vectors)-th number, for each phase."""
+    if len(vectors) == 1:
+        return vectors
+    n = vectors[0].type.count
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    even = [_shuffle(builder, a, b, list(range(0, 2 * n, 2)), ir) for a, b in pairs]
+    odd = [_shuffle(builder, a, b, list(range(1, 2 * n, 2)), ir) for a, b in pairs]
+    even, odd = _phases(builder, even, ir), _phases(builder, odd, ir)
+    return [phase for both in zip(even, odd, strict=True) for phase in both]
+
+
+def _interleaved(builder, phases, ir):
+    """The inverse of `_phases`."""
+    if len(phases) == 1:
+        return phases
+    n = phases[0].type.count
+    even = _interleaved(builder, phases[::2], ir)
+    odd = _interleaved(builder, phases[1::2], ir)
+    found = []
+    for a, b in zip(even, odd, strict=True):
+        for half in (0, n // 2):
+            lanes = [half + i // 2 + i % 2 * n for i in range(n)]
+            found.append(_shuffle(builder, a, b, lanes, ir))
+    return found
+
+
+def _linear(builder, factors, vectors, ir):
+    """Σ factor · vector, or None where all factors are 0."""
+    terms = sorted(zip(factors, vectors, strict=True), key=lambda t: t[0] != 1)
+    total = None
+    for factor, v in terms:
+        if factor == 0:
+            continue
+        if factor != 1:
+            constant = ir.Constant(v.type, [float(factor)] * v.type.count)
+            v = builder.fmul(v, constant, flags=["contract"])
+        total = v if total is None else builder.fadd(total, v, flags=["contract"])
+    return total
+
+
+def _times(builder, matrix, vectors, ir):
+    """matrix · vectors. Rows of points ±p share what is even and what is odd in p."""
+    found = [_linear(builder, matrix[0], vectors, ir)]
+    for row in matrix[1:-1:2]:
+        even = _linear(builder, row[::2], vectors[::2], ir)
+        odd = _linear(builder, row[1::2], vectors[1::2], ir)
+        found += [builder.fadd(even, odd), builder.fsub(even, odd)]
+    return [*found, _linear(builder, matrix[-1], vectors, ir)]
+
+
+def _transposed_times(builder, matrix, vectors, ir):
+    """The same where points are the columns of the matrix: sums and differences come first."""
+    folded, columns = [vectors[0]], [matrix[:, 0]]
+    for i in range(1, SIX - 1, 2):
+        folded += [builder.fadd(*vectors[i : i + 2]), builder.fsub(*vectors[i : i + 2])]
+        power = np.arange(len(matrix)) % 2
+        columns += [matrix[:, i] * (1 - power), matrix[:, i] * power]
+    folded.append(vectors[-1])
+    columns.append(matrix[:, -1])
+    return [_linear(builder, row, folded, ir) for row in np.array(columns).T]

@@ -20,6 +20,9 @@ of any width and dimension, and register tiles run over pixels without minding w
 The copy also applies what the reader of a feature map must apply, see `README.md`: with
 ``affine = (scale, shift)`` the op reads relu(scale · x + shift) in place of x.
 
+Kernels of 3 × 3 and 5 × 5 between eight or more channels take another way on the CPU, with a
+fraction of the products: see `winograd.py`. The plain sums here are what it is tested against.
+
 The CUDA kernels cut the image otherwise, into tiles in shared memory, and need no list of
 distances; how many of their threads have which pixels is at the end of this file.
 """
@@ -36,6 +39,9 @@ from ..backend import contiguous, empty, inline, kernel, placed, zeros
 from ..checks import InputError
 from ..simd import OUTS, VECS, correlate_tile, lanes, product_tile
 from ..tape import op
+from ..threads import share_out
+from . import winograd
+from .winograd import forward_band, raised_weights, weights_item
 
 
 def conv_forward(x, w, b=None, *, affine=None, moments=False):
@@ -84,12 +90,14 @@ def conv_backward_weights(gy, x, shape, affine=None):
     plan = _plan(x.shape, shape, x.dtype)
     outputs, inputs = shape[:2]
     blocks = -(-outputs // OUTS)
-    partial = empty((plan.slices, blocks, len(plan.triples) // VECS, OUTS, VECS), x.dtype, like=x)
+    triples = -(-int(np.prod(shape[1:])) // VECS)
+    partial = empty((plan.slices, blocks, triples, OUTS, VECS), x.dtype, like=x)
     bias = empty((plan.slices, outputs), x.dtype, like=x)
     conv_weights_kernel(
-        plan.slices * blocks, x, _affine(affine, x), gy, placed(plan.triples, x), partial, bias,
-        *plan.kernel_size, plan.rows, plan.slices,
-        scratch=plan.image_scratch + OUTS * plan.gradient_pitch,
+        plan.slices * plan.gradient_groups, x, _affine(affine, x), gy,
+        placed(plan.gradient_taps, x), partial, bias,
+        *plan.kernel_size, plan.gradient_rows, plan.slices,
+        scratch=plan.gradient_scratch,
     )  # fmt: skip
     summed = partial.sum(axis=0) if plan.slices > 1 else partial[0]
     gw = empty(shape, x.dtype, like=x)
@@ -136,10 +144,29 @@ def _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, flat):
     return at
 
 
-@kernel(fastmath=True, launch=lambda n, args, threads: _forward_launch(args, threads))
+def _with_raised_weights(args):
+    """What the loop of `conv_forward_kernel` is given: by Winograd's method, weights at points."""
+    x, affine, w, b, taps, y, sums, kz, ky, *rest = args
+    if len(taps) == 0:
+        planes = w.shape[1] // ky**2
+        raised = empty((winograd.POSITIONS, w.shape[0] * planes, OUTS), w.dtype)
+        share_out(raised_weights.compiled, raised.shape[1], 64, (0, None), (w, raised, ky))
+        w = raised
+    return x, affine, w, b, taps, y, sums, kz, ky, *rest
+
+
+@kernel(
+    fastmath=True,
+    launch=lambda n, args, threads: _forward_launch(args, threads),
+    prepare=_with_raised_weights,
+)
 def conv_forward_kernel(
     start, stop, scratch, x, affine, w, b, taps, y, sums, kz, ky, kx, rows, groups, tile
 ):
+    if taps.size == 0:
+        for item in range(start, stop):
+            forward_band(item, scratch, x, affine, w, b, y, sums, kz, 7 - ky, rows, groups)
+        return
     channels, depth, height, width = y.shape[1:]
     pitch = width + kx - 1
     bands = -(-height // rows)
@@ -180,6 +207,10 @@ def conv_forward_kernel(
 def conv_weights_kernel(
     start, stop, scratch, x, affine, gy, taps, partial, bias, kz, ky, kx, rows, slices
 ):
+    if taps.size == 0:
+        for item in range(start, stop):
+            weights_item(item, scratch, x, affine, gy, partial, bias, kz, 7 - ky, rows, slices)
+        return
     channels, depth, height, width = gy.shape[1:]
     pitch = width + kx - 1
     bands = -(-height // rows)
@@ -243,16 +274,21 @@ class _Plan:
     rows: int  # of a band
     bands: int  # over all images and planes
     groups: int  # of output channels, where there are too few bands to keep threads busy
-    slices: int  # partial sums of the weights' gradient
-    taps: np.ndarray
-    triples: np.ndarray  # taps, their number made a multiple of VECS
+    taps: np.ndarray  # none: by Winograd's method
     tile: int
-    image_scratch: int
-    gradient_pitch: int
+    scratch: int
+    # of the weights' gradient
+    gradient_rows: int
+    slices: int  # partial sums
+    gradient_groups: int  # of output channels
+    gradient_taps: np.ndarray  # their number made a multiple of VECS
+    gradient_scratch: int
 
 
 @functools.lru_cache(maxsize=256)
 def _plan(x_shape, w_shape, dtype):
+    if _fewer_products(x_shape, w_shape):
+        return _winograd_plan(x_shape, w_shape, dtype)
     n, inputs, depth, height, width = x_shape
     kz, ky, kx = kernel_size = w_shape[2:]
     pitch = width + kx - 1
@@ -272,18 +308,91 @@ def _plan(x_shape, w_shape, dtype):
     blocks = -(-w_shape[0] // OUTS)
     lane = lanes(dtype)
     tile = VECS * lane
+    image = inputs * kz * tall * pitch + 2 * tile + kx + 64
     return _Plan(
         kernel_size=kernel_size,
         rows=rows,
         bands=bands,
         groups=min(blocks, -(-8 // bands)),
-        slices=min(bands, max(2, min(16, 500_000 // (blocks * OUTS * len(triples))))),
         taps=taps,
-        triples=triples,
         tile=tile,
-        image_scratch=inputs * kz * tall * pitch + 2 * tile + kx + 64,
-        gradient_pitch=-(-rows * pitch // lane) * lane,
+        scratch=image + OUTS * (rows * pitch + tile),
+        gradient_rows=rows,
+        slices=_slices(bands, blocks, len(triples)),
+        gradient_groups=blocks,
+        gradient_taps=triples,
+        gradient_scratch=image + OUTS * (rows * pitch + lane),
     )
+
+
+def _slices(bands, blocks, taps):
+    """Partial sums of a weights' gradient: fewer where they are large."""
+    return min(bands, max(2, min(16, 500_000 // (blocks * OUTS * taps))))
+
+
+FEWEST_CHANNELS = 8  # on both sides, for Winograd's method to be worth its transforms
+FEWEST_TILES = 16  # of a plane
+
+
+def _fewer_products(x_shape, w_shape):
+    outputs, inputs, _, ky, kx = w_shape
+    tiles = -(-x_shape[3] // max(7 - ky, 1)) * -(-x_shape[4] // max(7 - kx, 1))
+    return ky == kx and ky in (3, 5) and min(inputs, outputs) >= FEWEST_CHANNELS \
+        and tiles >= FEWEST_TILES  # fmt: skip
+
+
+def _winograd_plan(x_shape, w_shape, dtype):
+    n, inputs, depth, height, width = x_shape
+    outputs, _, kz, ky, _ = w_shape
+    m, lane, planes, blocks = 7 - ky, lanes(dtype), inputs * kz, -(-outputs // OUTS)
+    columns = winograd.columns_of(width, m)
+    lines, across = -(-height // m), -(-width // (m * columns))
+    pitch = -(-(columns + 2) // lane) * lane
+
+    def bands(rows):
+        return n * depth * -(-lines // rows) * across
+
+    def scratch(rows, numbers):
+        work = m * pitch * (m * rows + 6 - m + 7)
+        return numbers + work + 8 * lane
+
+    # A band's 36 positions fit 900 kB, unless it would be less than two tiles wide.
+    fits = 900_000 // (36 * dtype.itemsize * (planes + blocks * OUTS))
+    rows = min(lines, max(1, max(fits, 6 * lane) // columns))
+    while rows > 1 and bands(rows) < 8:
+        rows -= 1
+    rows = winograd.even_parts(lines, rows)
+    groups = min(blocks, -(-8 // bands(rows)))
+    size = winograd.pitch_of(rows * columns, lane)
+    in_group = -(-blocks // groups) * OUTS
+
+    gradient_groups = min(blocks, winograd.output_groups(blocks, planes))
+    in_gradient_group = -(-blocks // gradient_groups) * OUTS
+    capacity = winograd.capacity_of(planes, in_gradient_group, lane)
+    gradient_rows = winograd.even_parts(lines, min(lines, max(1, capacity // columns)))
+    while gradient_rows > 1 and bands(gradient_rows) < 8:
+        gradient_rows -= 1
+    capacity = winograd.pitch_of(max(gradient_rows * columns, capacity), lane)
+    sums = 36 * in_gradient_group * (planes + 2)
+    return _Plan(
+        kernel_size=w_shape[2:],
+        rows=rows * m,
+        bands=bands(rows),
+        groups=groups,
+        taps=_NO_TAPS,
+        tile=0,
+        scratch=scratch(rows, 36 * (planes + in_group) * size + 72 * lane),
+        gradient_rows=gradient_rows * m,
+        slices=_slices(bands(gradient_rows), blocks, planes * ky * ky),
+        gradient_groups=gradient_groups,
+        gradient_taps=_NO_TAPS,
+        gradient_scratch=scratch(
+            gradient_rows, 36 * (planes + in_gradient_group) * capacity + 72 * lane + sums
+        ),
+    )
+
+
+_NO_TAPS = np.zeros(0, np.int64)
 
 
 def _correlate(x, w, b, affine, moments):
@@ -292,10 +401,11 @@ def _correlate(x, w, b, affine, moments):
     outputs, inputs = w.shape[:2]
     blocks = -(-outputs // OUTS)
     # [block of 8 outputs, tap, output in block]: a tile reads its weights front to back
-    packed = empty((blocks, len(plan.taps), OUTS), x.dtype, like=x)
+    taps = int(np.prod(w.shape[1:]))
+    packed = empty((blocks, taps, OUTS), x.dtype, like=x)
     whole, rest = divmod(outputs, OUTS)
     filters = w.reshape(outputs, -1)
-    packed[:whole] = filters[: whole * OUTS].reshape(whole, OUTS, len(plan.taps)).swapaxes(1, 2)
+    packed[:whole] = filters[: whole * OUTS].reshape(whole, OUTS, taps).swapaxes(1, 2)
     if rest:
         packed[-1, :, :rest], packed[-1, :, rest:] = filters[whole * OUTS :].T, 0
     bias = b if b is not None else zeros(outputs, x.dtype, like=x)
@@ -303,12 +413,11 @@ def _correlate(x, w, b, affine, moments):
     # of each band or tile, whichever there are more of; what nobody fills stays zero
     parts = max(plan.bands, _tiles(y.shape, inputs * w.shape[2], cuda.THREADS)[0])
     sums = zeros((parts if moments else 0, 2, outputs), np.float64, like=x)
-    flat = plan.rows * (x.shape[-1] + w.shape[-1] - 1)
     conv_forward_kernel(
         plan.bands * plan.groups,
         x, _affine(affine, x), packed, bias, placed(plan.taps, x), y, sums,
         *plan.kernel_size, plan.rows, plan.groups, plan.tile,
-        scratch=plan.image_scratch + OUTS * (flat + plan.tile),
+        scratch=plan.scratch,
     )  # fmt: skip
     return y, sums.sum(axis=0) if moments else None
 

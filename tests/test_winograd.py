@@ -1,0 +1,103 @@
+"""Convolution by Winograd's method gives what the plain sums give, in any cutting."""
+
+import numpy as np
+import pytest
+
+from ssi_cupy import backend
+from ssi_cupy.ops import conv
+from ssi_cupy.simd import six_point_matrices
+
+SHAPES = [  # (x, w): in several bands and in one, with tiles left over, wide, small, in 3-D
+    ((2, 9, 1, 37, 45), (10, 9, 1, 5, 5)),
+    ((2, 9, 1, 37, 45), (10, 9, 1, 3, 3)),
+    ((1, 3, 1, 5, 1100), (2, 3, 1, 3, 3)),
+    ((1, 2, 1, 9, 530), (17, 2, 1, 5, 5)),
+    ((3, 20, 1, 16, 16), (40, 20, 1, 3, 3)),
+    ((1, 4, 5, 17, 19), (5, 4, 3, 3, 3)),
+    ((1, 3, 4, 8, 9), (5, 3, 5, 5, 5)),
+    ((1, 1, 1, 16, 16), (1, 1, 1, 3, 3)),
+]
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """``only(True)``: by Winograd's method whatever the shapes; ``only(False)``: by plain sums."""
+
+    def choose(winograd):
+        monkeypatch.setattr(conv, "FEWEST_CHANNELS", 1 if winograd else 10**9)
+        monkeypatch.setattr(conv, "FEWEST_TILES", 1)
+        conv._plan.cache_clear()
+
+    yield choose
+    conv._plan.cache_clear()
+
+
+def both_ways(x, w, b, gy, affine):
+    y, (saved, sums) = conv.conv_forward(x, w, b, affine=affine, moments=True)
+    return y, sums, *conv.conv_backward(gy, saved)
+
+
+def arguments(x_shape, w_shape, dtype, activate):
+    rng = np.random.default_rng(0)
+    affine = rng.normal(size=(2, x_shape[1])) if activate else None
+    shapes = x_shape, w_shape, w_shape[:1], (x_shape[0], w_shape[0], *x_shape[2:])
+    made = [*(rng.normal(size=shape) for shape in shapes), affine]
+    return [a if a is None else a.astype(dtype) for a in made]
+
+
+@pytest.mark.parametrize("r", [3, 5])
+def test_one_row(r):
+    a, g, b = six_point_matrices(r)
+    d, w = np.random.default_rng(r).normal(size=6), np.arange(1.0, r + 1)
+    np.testing.assert_allclose(a.T @ ((g @ w) * (b.T @ d)), np.correlate(d, w), rtol=1e-12)
+
+
+@pytest.mark.parametrize("activate", [False, True])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])
+@pytest.mark.parametrize("x_shape, w_shape", SHAPES)
+def test_the_plain_sums(only, x_shape, w_shape, dtype, tolerance, activate):
+    only(False)
+    expected = both_ways(*arguments(x_shape, w_shape, np.float64, activate))
+    only(True)
+    found = both_ways(*arguments(x_shape, w_shape, dtype, activate))
+    for ours, sums in zip(found, expected, strict=True):
+        assert np.max(np.abs(ours - sums)) <= tolerance * np.max(np.abs(sums))
+
+
+@pytest.mark.parametrize("x_shape, w_shape", SHAPES[:6])
+def test_threads_change_no_bit(only, x_shape, w_shape):
+    only(True)
+    given, threads, found = arguments(x_shape, w_shape, np.float32, True), backend.num_threads(), []
+    try:
+        for number in (1, 3):
+            backend.set_num_threads(number)
+            found.append(both_ways(*given))
+    finally:
+        backend.set_num_threads(threads)
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, three)
+
+
+def test_wide_layers_lose_few_digits(only):
+    """Many channels at 3 × 3 and 5 × 5, in float32: four times the rounding of the plain sums."""
+    for w_shape in ((96, 96, 1, 3, 3), (32, 64, 1, 5, 5)):
+        given = arguments((1, w_shape[1], 1, 32, 32), w_shape, np.float64, True)
+        only(False)
+        exact = both_ways(*given)
+        single = [a.astype(np.float32) for a in given]
+        plain = both_ways(*single)
+        only(True)
+        for ours, sums, values in zip(both_ways(*single), plain, exact, strict=True):
+            ours_off, off = (np.sqrt(np.mean((a - values) ** 2)) for a in (ours, sums))
+            assert ours_off <= 4 * off + 1e-7 * np.max(np.abs(values))
+
+
+def test_what_is_not_read_may_be_anything(only):
+    """NaN in one channel stays in it: tiles, rows and padding do not mix channels of gy."""
+    only(True)
+    x, w, b, gy, _ = arguments((1, 9, 1, 21, 33), (9, 9, 1, 3, 3), np.float32, False)
+    gy[0, 3] = np.nan
+    gw, gb = conv.conv_backward_weights(gy, x, w.shape)
+    others = np.arange(9) != 3
+    assert np.isnan(gw[3]).all() and np.isnan(gb[3])
+    assert np.isfinite(gw[others]).all() and np.isfinite(gb[others]).all()
