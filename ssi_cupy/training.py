@@ -97,6 +97,7 @@ class Training:
         self.parameters = self.net.initial_parameters(self.seed, like=like)
         self.gradient = zeros(self.net.size, np.float32, like)
         self.statistics = self.net.initial_statistics(like=like)
+        self.momenta = self.net.momenta(np.float32, like)
         self.branches = 2 if self.losses.siamese else 1
         shape = (self.branches, self.net.statistics_size)
         self.batch_statistics = zeros(shape, np.float32, like)
@@ -200,7 +201,7 @@ class Training:
 
         self.gradient += parameters.grad
         for batch in self.batch_statistics:  # the whole pass first
-            self.statistics += self.net.momentum * (batch - self.statistics)
+            self.statistics += self.momenta * (batch - self.statistics)
         self.parts = tuple(parts)
         for i, value in enumerate((loss.value, missed, *parts.values()), 1):
             self.sums[i : i + 1] += value / recipe.accumulate

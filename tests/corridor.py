@@ -1,5 +1,7 @@
 """A small picture, a small PSF, a short training: what the tests of the corridor share."""
 
+import dataclasses
+
 import numpy as np
 
 from ssi_cupy import physics, recipes
@@ -17,6 +19,17 @@ def picture(shape=(24, 20), seed=1):
     image = gaussian_filter(rng.random(shape), 1.5)
     image = (image - image.min()) / np.ptp(image)
     return (image + 0.05 * rng.normal(size=shape)).astype(np.float32)
+
+
+def small(recipe):
+    """The recipe with a thin network and few, small patches."""
+    recipe = recipes.get(recipe)
+    if not recipe.patch:
+        return recipe
+    network = dataclasses.replace(recipe.network, width=4)
+    return dataclasses.replace(
+        recipe, network=network, patch=16, batch=2, accumulate=min(recipe.accumulate, 2)
+    )
 
 
 def trained(image=None, recipe=recipes.DEFAULT, g=None, **options):

@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from corridor import PSF, Shading, picture, trained
+from corridor import PSF, Shading, picture, small, trained
 from ssi_cupy import physics, recipes
 from ssi_cupy.checks import FileError, InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
@@ -77,7 +77,7 @@ def test_a_damaged_model_file_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_resuming_gives_the_same_bits(tmp_path, name):
-    recipe = dataclasses.replace(recipes.get(name), average=0.9)
+    recipe = dataclasses.replace(small(name), average=0.9)
     unbroken = trained(recipe=recipe, steps=6)
     file = tmp_path / "c.npz"
     trained(recipe=recipe, steps=6, checkpoint=file, callback=lambda r: r["step"] == 2)

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from corridor import PSF, SMALL, Shading, picture, trained
+from corridor import PSF, SMALL, Shading, picture, small, trained
 from ssi_cupy import backend, physics, recipes
 from ssi_cupy.batches import WholeImage
 from ssi_cupy.checks import InputError
@@ -150,13 +150,13 @@ def test_same_seed_same_bits_with_one_thread_and_with_two(name):
     try:
         for number in (1, 2, 2):
             backend.set_num_threads(number)
-            model = trained(picture((33, 40)), recipes.get(name))
+            model = trained(picture((33, 40)), small(name))
             images.append(model.predict(picture((33, 40))))
     finally:
         backend.set_num_threads(threads)
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[1], images[2])
-    other = SelfSupervisedInverse(physics.PSFConvolution(PSF), name, rng=5)
+    other = SelfSupervisedInverse(physics.PSFConvolution(PSF), small(name), rng=5)
     other.fit(picture((33, 40)), **SMALL)
     assert (other.predict(picture((33, 40))) != images[0]).any()
 

@@ -101,7 +101,7 @@ def test_any_real_dtype(dtype):
     np.testing.assert_array_equal(restored, expected)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", ["ssi", "default"])
 def test_recipes_by_name(name):
     by_name = ssi_cupy.deconvolve(picture(), PSF, recipe=name, **QUICK)
     by_value = ssi_cupy.deconvolve(picture(), PSF, recipe=recipes.get(name.upper()), **QUICK)
