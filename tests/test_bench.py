@@ -76,6 +76,21 @@ def test_convolution_compares_two_ways_to_blur(tmp_path):
     assert [r["psf"] for r in results] == [5, 9] and all(r["step_ratio"] > 0 for r in results)
 
 
+def test_denoising_resumes_and_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    thin = "--sets text --width 4 --depth 2 --patch 16 --patches 2 --steps 2 --images 4".split()
+    command = ("denoising", *thin, "--sigmas", 0, 1, "--out", tmp_path)
+    printed = bench(*command)
+    assert "| text, noise 100 | 5." in printed and "σ trained with | 0 | 1 |" in printed
+    assert len(list(tmp_path.glob("*.json"))) == 4
+    for name in ("figure_3.png", "figure_4.png", "denoising.md"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert "text ours" not in bench(*command)  # nothing is trained again
+    command = [sys.executable, "-m", "bench", *map(str, command), "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "another seed" in done.stderr
+
+
 @pytest.mark.skipif(kernels.compiler() is None, reason=kernels.MISSING)
 def test_kernels_are_compiled_and_listed(tmp_path):
     printed = bench("kernels", "--stems", "pool", "--architectures", 75, 90, "--out", tmp_path)
