@@ -10,6 +10,7 @@ network and the point-spread function see. So the result is that of the whole im
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -59,15 +60,16 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     else:
         unwanted = False
     restored, reblurred = (_output(out, image) for out in (restored, reblurred))
-    for batch in [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]:
-        for tile in pieces:
-            with Pool():
-                x = _network(model, _read(image, batch, tile, margin))
-                if restored is not None:
-                    tile.add(_five(restored)[batch], x.astype(np.float32), margin)
-                if reblurred is not None and by_tile:
-                    x = apply(model.physics, x)
-                    tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+    batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
+    with Pool():
+        for batch, tile in itertools.product(batches, pieces):
+            x = _network(model, _read(image, batch, tile, margin))
+            if restored is not None:
+                tile.add(_five(restored)[batch], x.astype(np.float32), margin)
+            if reblurred is not None and by_tile:
+                x = apply(model.physics, x)
+                tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+            del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiles.release(array)
     if not by_tile:
