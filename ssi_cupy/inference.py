@@ -23,6 +23,7 @@ from .physics import apply
 from .prepare import margin_of, reach_of, wraps
 from .unet import unet_forward
 
+SPARE = 1.3  # a map is not used again for one of another size, as of odd levels
 WORK = 50  # bytes per pixel and channel beside the network's maps: turns, the blur's grid, results
 
 
@@ -81,11 +82,11 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
 def memory(net, pixels):
     """The bytes that inference takes at most for a tile of that many pixels.
 
-    ``4 · footprint + WORK · channels`` for each: a network's `footprint` counts all of its feature
-    maps, of which some are freed before the last is made. And its weights, copied as its loops
-    want them.
+    ``4 · SPARE · footprint + WORK · channels`` for each, where the `footprint` of a network tells
+    of its feature maps; and the network's weights, copied as its loops want them.
     """
-    return pixels * (4 * net.footprint + WORK * max(net.inputs, net.outputs)) + 16 * net.size
+    maps = 4 * SPARE * net.footprint
+    return pixels * (maps + WORK * max(net.inputs, net.outputs)) + 16 * net.size
 
 
 def _locality(g):
