@@ -15,17 +15,12 @@ from .checks import FileError, InputError
 
 PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
-TYPED = {
-    "image": "IN",
-    "output": "-o",
-    "num_iter": "--steps",
-    "rng": "--seed",
-    "psf_spacing": "--psf-spacing",
-}
+TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed"}
 OPTIONS = (
-    "psf recipe steps seed device axes spacing mode checkpoint resume sigma ndim size out patch"
+    "psf recipe steps seed device axes spacing psf_spacing mode tile_size tile_overlap checkpoint "
+    "resume sigma ndim size out patch"
 )
-TYPED |= {name: f"--{name}" for name in OPTIONS.split()}
+TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
 
 
 def main(argv=None):
@@ -100,6 +95,11 @@ def _restore(args, function, outputs):
         "num_iter": args.steps,
         "full_output": True,
     }
+    if _in_order(spacing, axes):
+        options["spacing"] = _in_order(spacing, axes)
+    for name in ("tile_size", "tile_overlap"):
+        given = getattr(args, name)
+        options[name] = given[0] if given is not None and len(given) == 1 else given
     if args.recipe is not None:
         options["recipe"] = recipes.get(args.recipe)
     if psf is not None:
@@ -262,13 +262,13 @@ def _spacing(given, option, image, axes):
 
 
 def _grids(args, spacing, axes, psf):
-    """Both pixel sizes, where both are known; else the PSF is taken to be on the image's grid."""
+    """The PSF's pixel size, where the image's is known too; else it is taken to be on its grid."""
     psf_axes = "ZYX"[-psf.data.ndim :]
     psf_spacing = _spacing(args.psf_spacing, "--psf-spacing", psf, psf_axes)
     sizes, psf_sizes = _in_order(spacing, axes), _in_order(psf_spacing, psf_axes)
     if args.psf_spacing and not sizes:
         raise InputError("--spacing", "the image's pixel size, as --psf-spacing is given", "none")
-    return {"spacing": sizes, "psf_spacing": psf_sizes} if sizes and psf_sizes else {}
+    return {"psf_spacing": psf_sizes} if sizes and psf_sizes else {}
 
 
 def _in_order(spacing, axes):
@@ -278,6 +278,10 @@ def _in_order(spacing, axes):
 
 def _numbers(text):
     return [float(part) for part in text.split(",")]
+
+
+def _whole(text):
+    return [int(part) for part in text.split(",")]
 
 
 # ---- the parser -----------------------------------------------------------------------------
@@ -306,6 +310,8 @@ def _parser():
     add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
     add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
     add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
+    add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
     add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")

@@ -10,6 +10,7 @@ network and the point-spread function see. So the result is that of the whole im
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from .physics import apply
 from .prepare import margin_of, reach_of, wraps
 from .unet import unet_forward
 
+SPARE = 1.3  # a map is not used again for one of another size, as of odd levels
 WORK = 50  # bytes per pixel and channel beside the network's maps: turns, the blur's grid, results
 
 
@@ -59,15 +61,16 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     else:
         unwanted = False
     restored, reblurred = (_output(out, image) for out in (restored, reblurred))
-    for batch in [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]:
-        for tile in pieces:
-            with Pool():
-                x = _network(model, _read(image, batch, tile, margin))
-                if restored is not None:
-                    tile.add(_five(restored)[batch], x.astype(np.float32), margin)
-                if reblurred is not None and by_tile:
-                    x = apply(model.physics, x)
-                    tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+    batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
+    with Pool():
+        for batch, tile in itertools.product(batches, pieces):
+            x = _network(model, _read(image, batch, tile, margin))
+            if restored is not None:
+                tile.add(_five(restored)[batch], x.astype(np.float32), margin)
+            if reblurred is not None and by_tile:
+                x = apply(model.physics, x)
+                tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+            del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiles.release(array)
     if not by_tile:
@@ -79,11 +82,11 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
 def memory(net, pixels):
     """The bytes that inference takes at most for a tile of that many pixels.
 
-    ``4 · footprint + WORK · channels`` for each: a network's `footprint` counts all of its feature
-    maps, of which some are freed before the last is made. And its weights, copied as its loops
-    want them.
+    ``4 · SPARE · footprint + WORK · channels`` for each, where the `footprint` of a network tells
+    of its feature maps; and the network's weights, copied as its loops want them.
     """
-    return pixels * (4 * net.footprint + WORK * max(net.inputs, net.outputs)) + 16 * net.size
+    maps = 4 * SPARE * net.footprint
+    return pixels * (maps + WORK * max(net.inputs, net.outputs)) + 16 * net.size
 
 
 def _locality(g):

@@ -58,9 +58,7 @@ class SelfSupervisedInverse:
         Of the last ``train`` and ``infer``.
     """
 
-    def __init__(
-        self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None, graph=True
-    ):
+    def __init__(self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None, graph=True):
         self.physics = check(physics)
         self.recipe = get(recipe)
         self.graph = bool(graph)

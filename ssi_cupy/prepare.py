@@ -221,6 +221,8 @@ def reach_of(g):
     """
     if isinstance(g, Composition):
         return tuple(map(sum, zip(*map(reach_of, g.models), strict=True)))
+    if isinstance(g, InUnits):
+        return reach_of(g.g)
     if isinstance(g, PSFConvolution):
         return tuple(k // 2 for k in g.psf.shape)
     if isinstance(g, (Identity, Clamp, SensorResponse)):

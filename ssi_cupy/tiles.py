@@ -241,14 +241,15 @@ def overhead(shape, tile, overlap):
 
 
 def release(array):
-    """Let go of the pages of a memory-mapped array that were read or written.
+    """Let go of the pages of a memory-mapped file that were read or written.
 
     They stay in the file and in the system's cache, but count no longer as this process's memory.
-    Nothing happens to any other array.
+    Nothing happens to any other array, nor to one whose changes are not meant for the file.
     """
+    shared = False
     while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap) and array.mode == "c":
-            return  # what was written to such an array is in these pages alone
+        if isinstance(array, np.memmap):
+            shared = array.mode != "c"
         array = array.base
-    if isinstance(array, mmap.mmap) and hasattr(array, "madvise"):
+    if shared and isinstance(array, mmap.mmap) and hasattr(array, "madvise"):
         array.madvise(mmap.MADV_DONTNEED)

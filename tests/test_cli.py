@@ -149,6 +149,8 @@ BAD_FILES = {
     ("--axes", {"image": "pages.tif"}), ("--axes", "--axes QX"), ("--axes", "--axes ZYX"),
     ("--mode", "--mode reflected"), ("--steps", "--steps -1"), ("--recipe", "--recipe none"),
     ("--device", "--device tpu"), ("--spacing", "--spacing 1,1,1"), ("--spacing", "--spacing 0"),
+    ("--tile-size", "--tile-size 0"), ("--tile-size", "--tile-size 9,9,9"),
+    ("--tile-overlap", "--tile-size 16 --tile-overlap 16"),
     ("--spacing", "--psf-spacing 0.1"), ("--resume", "--resume missing.npz"),
     ("--output", {"out": "no/such/folder/out.tif"}), ("--output", {"out": "."}),
     ("--output", {"out": "in.tif"}), ("--denoised", "--denoised out.tif"),

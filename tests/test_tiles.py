@@ -33,15 +33,18 @@ NETS = {
 
 @pytest.mark.parametrize("net, shape", NETS.values(), ids=NETS)
 def test_reach_is_how_far_a_pixel_changes_the_output(net, shape):
-    """With weights above zero nothing cancels, and the change goes as far as it can."""
-    parameters = np.abs(net.initial_parameters(1, np.float64)) + 1e-3
+    """With weights above zero nothing cancels, and the change goes as far as it can; but for
+    rounding, which loops that work on blocks of pixels spread over these."""
+    parameters = np.abs(net.initial_parameters(1, np.float64))
+    parameters += parameters.mean()
     options = {"net": net, "statistics": net.initial_statistics(np.float64)}
     x, furthest = np.zeros((1, 1, *shape)), np.zeros(3, int)
     before = unet_forward(x, parameters, **options)[0]
     for step in range(max(net.smallest)):  # the pixels of one window differ in where they lie
         at = [n // 2 + min(step, least - 1) for n, least in zip(shape, net.smallest, strict=True)]
-        x[(0, 0, *at)] = 1
-        changed = np.nonzero((unet_forward(x, parameters, **options)[0] != before)[0, 0])
+        x[(0, 0, *at)] = 100
+        change = np.abs(unet_forward(x, parameters, **options)[0] - before)[0, 0]
+        changed = np.nonzero(change > 1e-13 * before.max())
         x[(0, 0, *at)] = 0
         for axis, places in enumerate(changed):
             furthest[axis] = max(furthest[axis], np.abs(places - at[axis]).max())
@@ -56,8 +59,7 @@ def test_footprint_is_the_most_that_an_inference_writes(net, shape):
     settings = {"net": net, "statistics": net.initial_statistics(), "keep": False}
     with Pool() as pool:
         unet_forward(x, net.initial_parameters(1), **settings)
-    measured = pool.nbytes / x.nbytes  # with what is counted per channel, not per pixel
-    assert 0.6 * net.footprint <= measured <= 1.1 * net.footprint
+    assert 0.9 * net.footprint <= pool.nbytes / x.nbytes <= inference.SPARE * net.footprint
 
 
 # ---- cutting and blending -----------------------------------------------------------------------
