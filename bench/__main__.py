@@ -15,6 +15,7 @@ BENCHES = {
     "table3": "losses with one pass and with two, on the benchmark's images",
     "table4": "the same in 3-D, on a volume of random filaments",
     "real": "pictures of real volumes, restored: light sheet, widefield",
+    "gpu": "what only a GPU can tell: parity, sanitizers, steps, speed, tables",
     "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
 }
 
