@@ -150,4 +150,8 @@ def sanitize(options):
         runs[name] = {"status": status, "said": found[-40:], "tail": said.splitlines()[-10:]}
     rows = [("tool", "exit status", "last line")]
     rows += [(n, r["status"], (r["said"] or r["tail"] or [""])[-1]) for n, r in runs.items()]
-    return {"runs": runs}, [("compute-sanitizer", rows)], all(r["status"] == 0 for r in runs.values())
+    return (
+        {"runs": runs},
+        [("compute-sanitizer", rows)],
+        all(r["status"] == 0 for r in runs.values()),
+    )

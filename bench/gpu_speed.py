@@ -16,7 +16,7 @@ from ssi_cupy.physics import PSFConvolution
 from ssi_cupy.training import Training
 from ssi_cupy.unet import unet_forward
 
-from . import gpu, timing
+from . import timing
 from .workload import image, psf
 
 ROUNDS = 30
@@ -159,7 +159,9 @@ def compare(side, options, floors):
 
 def rows_of(record):
     """(title, rows) of a size."""
-    rows = [("", "step, ms", "inference, ms", "memory, MB", "ours / it: step", "inference", "memory")]
+    rows = [
+        ("", "step, ms", "inference, ms", "memory, MB", "ours / it: step", "inference", "memory")
+    ]
     best = {what: record[what]["ours"] for what in ("step", "infer", "memory")}
     for name in record["step"]:
         ratios = []
@@ -189,5 +191,7 @@ def speed(options):
     missing = [side for side in options.sizes if side not in [r["side"] for r in records]]
     tables = [rows_of(record) for record in records] + [("measured on this GPU", rates)]
     if missing:
-        tables.append((f"not measured, as the time was up: {missing}", [("run again with --sizes",)]))
+        tables.append(
+            (f"not measured, as the time was up: {missing}", [("run again with --sizes",)])
+        )
     return {"floors": floors, "sizes": records}, tables, not missing
