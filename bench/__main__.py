@@ -16,6 +16,7 @@ BENCHES = {
     "table4": "the same in 3-D, on a volume of random filaments",
     "real": "pictures of real volumes, restored: light sheet, widefield",
     "denoising": "blind-spot denoising with a PSF: four variants, and what another PSF does",
+    "gpu": "what only a GPU can tell: parity, sanitizers, steps, speed, tables",
     "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
 }
 

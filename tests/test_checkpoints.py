@@ -84,7 +84,8 @@ def test_resuming_gives_the_same_bits(tmp_path, name):
     resumed = trained(recipe=recipe, steps=6, resume=file)
     np.testing.assert_array_equal(resumed.parameters, unbroken.parameters)
     np.testing.assert_array_equal(resumed.statistics, unbroken.statistics)
-    assert resumed.history == unbroken.history
+    columns = [[list(h.values()) for h in model.history] for model in (resumed, unbroken)]
+    np.testing.assert_array_equal(*columns)  # NaN, where nothing was validated yet, equals itself
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")

@@ -38,17 +38,18 @@ def fft_convolution_forward(x, transfer, *, plans=None):
     y : (N, C, Z, Y, X) array
     saved : what the backward needs
     """
-    return _filtered(x, transfer, plans), (transfer, plans)
+    return _filtered(x, transfer, plans=plans), (transfer, plans)
 
 
 def fft_convolution_backward(gy, saved):
-    return _filtered(gy, *saved, conjugate=True), None
+    transfer, plans = saved
+    return _filtered(gy, transfer, plans=plans, conjugate=True), None
 
 
 fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
 
 
-def _filtered(x, transfer, plans, conjugate=False):
+def _filtered(x, transfer, plans=None, conjugate=False):
     spectrum = backend.rfftn(x, plans)
     if conjugate:  # s conj(h) = conj(conj(s) h)
         np.conjugate(spectrum, out=spectrum)
