@@ -35,8 +35,9 @@ class Part:
 def work(name, args):
     """(name with shapes, FLOPs) of one call of a kernel."""
     if name == "conv_forward_kernel":  # also the gradient by the input: the same loop
-        x, _, _, _, taps, y, *_ = args
-        kernel, flops = args[7:10], 2 * y.size * taps.size
+        x, _, _, _, _, y, *_ = args
+        kernel = args[7:10]
+        flops = 2 * y.size * x.shape[1] * np.prod(kernel)
     elif name == "conv_weights_kernel":
         x, _, y, *_ = args
         kernel = args[6:9]
