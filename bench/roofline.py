@@ -70,8 +70,8 @@ def observed(parts):
     def kernel(self, n, *args, **options):
         return timed(lambda: call(self, n, *args, **options), *work(self.__name__, args), args)
 
-    def fft(x, transfer, **options):
-        return timed(lambda: filtered(x, transfer, **options), "fft", 0, (x, x, transfer))
+    def fft(x, transfer, *plans, **options):
+        return timed(lambda: filtered(x, transfer, *plans, **options), "fft", 0, (x, x, transfer))
 
     backend.Kernel.__call__, fft_convolution._filtered = kernel, fft
     try:
