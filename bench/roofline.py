@@ -35,8 +35,9 @@ class Part:
 def work(name, args):
     """(name with shapes, FLOPs) of one call of a kernel."""
     if name == "conv_forward_kernel":  # also the gradient by the input: the same loop
-        x, _, _, _, taps, y, *_ = args
-        kernel, flops = args[7:10], 2 * y.size * taps.size
+        x, _, _, _, _, y, *_ = args
+        kernel = args[7:10]
+        flops = 2 * y.size * x.shape[1] * np.prod(kernel)
     elif name == "conv_weights_kernel":
         x, _, y, *_ = args
         kernel = args[6:9]
@@ -69,8 +70,8 @@ def observed(parts):
     def kernel(self, n, *args, **options):
         return timed(lambda: call(self, n, *args, **options), *work(self.__name__, args), args)
 
-    def fft(x, transfer, **options):
-        return timed(lambda: filtered(x, transfer, **options), "fft", 0, (x, x, transfer))
+    def fft(x, transfer, *plans, **options):
+        return timed(lambda: filtered(x, transfer, *plans, **options), "fft", 0, (x, x, transfer))
 
     backend.Kernel.__call__, fft_convolution._filtered = kernel, fft
     try:

@@ -165,23 +165,29 @@ def six_point_matrices(r):
     return a, g, b
 
 
-def _points(matrix, phases):
-    """``spread(x, x0, step, n, y, y0, stride)``: n vectors of matrix (6, sources) · sources::
+def _points(matrix, phases, width=None):
+    """``spread(x, x0, step, n, y, y0, stride)``: n vectors of matrix (rows, sources) · sources::
 
-    for i in range(n * lanes):
-        d = [x[x0 + c % phases * step + c // phases + i] for c in range(sources)]
-        for j in range(6):
-            y[y0 + j * stride + i] = sum(matrix[j, c] * d[c] for c in range(sources))
+        for i in range(n * lanes):
+            d = [x[x0 + c % phases * step + c // phases + i] for c in range(sources)]
+            for j in range(rows):
+                y[y0 + j * stride + i] = sum(matrix[j, c] * d[c] for c in range(sources))
+
+    `width` is the number of lanes, where it is not that of a register.
     """
     from llvmlite import ir
     from numba.core import cgutils, types
     from numba.extending import intrinsic
+
+    product = _times if len(matrix) == SIX else _transposed_times
 
     @intrinsic
     def spread(typing, x, x0, step, n, y, y0, stride):
         def build(context, builder, signature, args):
             _, vector, data = _types(context, builder, signature, args, ir, cgutils)
             x_, x0_, step_, n_, y_, y0_, stride_ = data
+            if width is not None:
+                vector = ir.VectorType(vector.element, width)
             with cgutils.for_range(builder, n_) as loop:
                 at = builder.mul(loop.index, _int(loop.index, vector.count))
                 first = builder.add(x0_, at)
@@ -191,7 +197,7 @@ def _points(matrix, phases):
                     here = builder.add(here, _int(here, c // phases))
                     sources.append(_load(builder, builder.gep(x_, [here]), 0, vector))
                 first = builder.add(y0_, at)
-                for j, value in enumerate(_times(builder, matrix, sources, ir)):
+                for j, value in enumerate(product(builder, matrix, sources, ir)):
                     here = builder.add(first, builder.mul(stride_, _int(stride_, j)))
                     _store(builder, value, builder.gep(y_, [here]), 0, vector)
             return context.get_dummy_value()
@@ -230,6 +236,30 @@ def raise_2():
 def raise_4():
     """A: four numbers to six."""
     return _points(six_point_matrices(3)[0], 4)
+
+
+@Intrinsic
+def raise_weights_3():
+    """G, for OUTS outputs at a time."""
+    return _points(six_point_matrices(3)[1], 3, OUTS)
+
+
+@Intrinsic
+def raise_weights_5():
+    """G, for kernels of 5."""
+    return _points(six_point_matrices(5)[1], 5, OUTS)
+
+
+@Intrinsic
+def lower_weights_3():
+    """Gᵀ: six sums to the gradients of 3 taps."""
+    return _points(six_point_matrices(3)[1].T, SIX)
+
+
+@Intrinsic
+def lower_weights_5():
+    """Gᵀ: six sums to the gradients of 5 taps."""
+    return _points(six_point_matrices(5)[1].T, SIX)
 
 
 def _gather(m):
@@ -539,7 +569,7 @@ def _store(builder, value, pointer, v, vector):
 
 def _align(vector):
     """Rows start anywhere: promise no more than one number's alignment."""
-    return BYTES // vector.count
+    return 8 if str(vector.element) == "double" else 4
 
 
 def _int64(value):

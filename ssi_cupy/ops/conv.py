@@ -207,9 +207,10 @@ def conv_forward_kernel(
 def conv_weights_kernel(
     start, stop, scratch, x, affine, gy, taps, partial, bias, kz, ky, kx, rows, slices
 ):
-    if taps.size == 0:
+    if taps.size == 1:  # by Winograd's method; the number of groups
         for item in range(start, stop):
-            weights_item(item, scratch, x, affine, gy, partial, bias, kz, 7 - ky, rows, slices)
+            weights_item(item, scratch, x, affine, gy, partial, bias, kz, 7 - ky, rows, slices,
+                         taps[0])  # fmt: skip
         return
     channels, depth, height, width = gy.shape[1:]
     pitch = width + kx - 1
@@ -281,13 +282,13 @@ class _Plan:
     gradient_rows: int
     slices: int  # partial sums
     gradient_groups: int  # of output channels
-    gradient_taps: np.ndarray  # their number made a multiple of VECS
+    gradient_taps: np.ndarray  # their number made a multiple of VECS; or [gradient_groups]
     gradient_scratch: int
 
 
 @functools.lru_cache(maxsize=256)
 def _plan(x_shape, w_shape, dtype):
-    if _fewer_products(x_shape, w_shape):
+    if _by_winograd(x_shape, w_shape):
         return _winograd_plan(x_shape, w_shape, dtype)
     n, inputs, depth, height, width = x_shape
     kz, ky, kx = kernel_size = w_shape[2:]
@@ -334,7 +335,7 @@ FEWEST_CHANNELS = 8  # on both sides, for Winograd's method to be worth its tran
 FEWEST_TILES = 16  # of a plane
 
 
-def _fewer_products(x_shape, w_shape):
+def _by_winograd(x_shape, w_shape):
     outputs, inputs, _, ky, kx = w_shape
     tiles = -(-x_shape[3] // max(7 - ky, 1)) * -(-x_shape[4] // max(7 - kx, 1))
     return ky == kx and ky in (3, 5) and min(inputs, outputs) >= FEWEST_CHANNELS \
@@ -366,7 +367,8 @@ def _winograd_plan(x_shape, w_shape, dtype):
     size = winograd.pitch_of(rows * columns, lane)
     in_group = -(-blocks // groups) * OUTS
 
-    gradient_groups = min(blocks, winograd.output_groups(blocks, planes))
+    # A group of outputs has 6 MB of sums.
+    gradient_groups = min(blocks, -(-36 * planes * blocks * OUTS // 1_500_000))
     in_gradient_group = -(-blocks // gradient_groups) * OUTS
     capacity = winograd.capacity_of(planes, in_gradient_group, lane)
     gradient_rows = winograd.even_parts(lines, min(lines, max(1, capacity // columns)))
@@ -379,20 +381,20 @@ def _winograd_plan(x_shape, w_shape, dtype):
         rows=rows * m,
         bands=bands(rows),
         groups=groups,
-        taps=_NO_TAPS,
+        taps=np.zeros(0, np.int64),
         tile=0,
         scratch=scratch(rows, 36 * (planes + in_group) * size + 72 * lane),
         gradient_rows=gradient_rows * m,
-        slices=_slices(bands(gradient_rows), blocks, planes * ky * ky),
+        slices=min(
+            _slices(bands(gradient_rows), blocks, planes * ky * ky),
+            max(2, n * depth * lines * -(-width // m) // 256),
+        ),
         gradient_groups=gradient_groups,
-        gradient_taps=_NO_TAPS,
+        gradient_taps=np.array([gradient_groups]),
         gradient_scratch=scratch(
             gradient_rows, 36 * (planes + in_gradient_group) * capacity + 72 * lane + sums
         ),
     )
-
-
-_NO_TAPS = np.zeros(0, np.int64)
 
 
 def _correlate(x, w, b, affine, moments):

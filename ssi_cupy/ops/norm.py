@@ -161,8 +161,9 @@ def batch_moments_kernel(start, stop, x, pivot, partial, block):
         row, first = item // blocks, item % blocks * block
         around = pivot[row % channels]
         total, squares = 0.0, 0.0
-        for i in range(first, min(first + block, flat.shape[1])):
-            v = np.float64(flat[row, i] - around)
+        values = flat[row, first : min(first + block, flat.shape[1])]
+        for i in range(len(values)):
+            v = np.float64(values[i] - around)
             total += v
             squares += v * v
         sums[item, 0], sums[item, 1] = total, squares
@@ -199,11 +200,12 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
         # as exact as the latter.
         for at in range(first, min(first + block, flat.shape[1]), 256):
             some, more = zero, zero
-            for i in range(at, min(at + 256, flat.shape[1])):
-                v = flat[row, i]
-                g = gradient[row, i]
-                if relu:
-                    g = g if v * scale + shift > 0 else zero
+            stop_at = min(at + 256, first + block, flat.shape[1])
+            values, gs = flat[row, at:stop_at], gradient[row, at:stop_at]
+            for i in range(len(values)):  # an index that cannot be negative: vectors
+                v = values[i]
+                g = gs[i]
+                g = g if v * scale + shift > 0 or not relu else zero
                 some += g
                 more += g * (v - mean)
             total += some

@@ -93,35 +93,44 @@ def max_pool_forward_kernel(start, stop, x, affine, y, wz, wy, wx):
                                         row[j] = v
 
 
+@inline
+def _give_back(upper, lower, affine, c, row, target, first_row):
+    """Windows of 2 × 2: adds to one of their two rows the gradient, where the first maximum is."""
+    zero = row.dtype.type(0)
+    activate = affine.shape[0] == 2
+    scale, shift = (affine[0, c], affine[1, c]) if activate else (zero, zero)
+    for j in range(len(row)):
+        v0, v1, v2, v3 = upper[2 * j], upper[2 * j + 1], lower[2 * j], lower[2 * j + 1]
+        if activate:
+            v0, v1 = v0 * scale + shift, v1 * scale + shift
+            v2, v3 = v2 * scale + shift, v3 * scale + shift
+            v0, v1 = v0 if v0 > 0 else zero, v1 if v1 > 0 else zero
+            v2, v3 = v2 if v2 > 0 else zero, v3 if v3 > 0 else zero
+        top, bottom = v1 if v1 > v0 else v0, v3 if v3 > v2 else v2
+        left, best = (v0, top) if first_row else (v2, bottom)
+        here = (not bottom > top) if first_row else bottom > top
+        target[2 * j] += row[j] if here and left == best else zero
+        target[2 * j + 1] += row[j] if here and left != best else zero
+
+
 @kernel(launch=blocks_per_item)
 def max_pool_backward_kernel(start, stop, x, affine, gy, plus, gx, wz, wy, wx):
     channels, depth, height, width = gy.shape[1:]
     zero = x.dtype.type(0)
     for item in range(start, stop):
         n, c = item // channels, item % channels
-        if plus.size:
-            gx[n, c] = plus[n, c]
-        else:
-            gx[n, c] = 0
+        start_from = plus[n, c].reshape(-1) if plus.size else gx[n, c].reshape(-1)
+        whole = gx[n, c].reshape(-1)
+        for j in range(len(whole)):
+            whole[j] = start_from[j] if plus.size else zero
         for z in range(depth):
             for i in range(height):
                 if wz == 1 and wy == 2 and wx == 2:
                     upper, lower = x[n, c, z, 2 * i], x[n, c, z, 2 * i + 1]
-                    g_upper, g_lower = gx[n, c, z, 2 * i], gx[n, c, z, 2 * i + 1]
-                    for j in range(width):
-                        v0 = _activate(upper[2 * j], affine, c)
-                        v1 = _activate(upper[2 * j + 1], affine, c)
-                        v2 = _activate(lower[2 * j], affine, c)
-                        v3 = _activate(lower[2 * j + 1], affine, c)
-                        top = v1 if v1 > v0 else v0
-                        bottom = v3 if v3 > v2 else v2
-                        best = bottom if bottom > top else top
-                        g = gy[n, c, z, i, j]
-                        first, second, third = v0 == best, v1 == best, v2 == best
-                        g_upper[2 * j] += g if first else zero
-                        g_upper[2 * j + 1] += g if second and not first else zero
-                        g_lower[2 * j] += g if third and top != best else zero
-                        g_lower[2 * j + 1] += zero if third or top == best else g
+                    _give_back(upper, lower, affine, c, gy[n, c, z, i], gx[n, c, z, 2 * i], True)
+                    _give_back(
+                        upper, lower, affine, c, gy[n, c, z, i], gx[n, c, z, 2 * i + 1], False
+                    )
                     continue
                 for j in range(width):
                     best, at = _activate(x[n, c, z * wz, i * wy, j * wx], affine, c), (0, 0, 0)

@@ -15,7 +15,7 @@ its affine (see `README.md`), written once.
 
 from __future__ import annotations
 
-from ..backend import contiguous, empty, kernel, namespace
+from ..backend import contiguous, empty, inline, kernel, namespace
 from ..checks import InputError
 from ..cuda import blocks_per_item
 from ..tape import op
@@ -92,40 +92,67 @@ upsample_concat = op(upsample_concat_forward, upsample_concat_backward)
 # ---- the loops --------------------------------------------------------------------------------
 
 
+@inline
+def _read(source, affine, c, target):
+    """target = source, through its affine and the ReLU where there is one."""
+    zero = source.dtype.type(0)
+    if affine.shape[0] == 2:
+        scale, shift = affine[0, c], affine[1, c]
+        for j in range(len(source)):
+            v = source[j] * scale + shift
+            target[j] = v if v > 0 else zero
+    else:
+        for j in range(len(source)):
+            target[j] = source[j]
+
+
+@inline
+def _read_twice(source, affine, c, target):
+    """The same, each pixel repeated; known at compile time, such a loop uses the vector unit."""
+    zero = source.dtype.type(0)
+    if affine.shape[0] == 2:
+        scale, shift = affine[0, c], affine[1, c]
+        for j in range(len(source)):
+            v = source[j] * scale + shift
+            v = v if v > 0 else zero
+            target[2 * j] = v
+            target[2 * j + 1] = v
+    else:
+        for j in range(len(source)):
+            target[2 * j] = source[j]
+            target[2 * j + 1] = source[j]
+
+
 @kernel(launch=blocks_per_item)
 def upsample_concat_forward_kernel(start, stop, skip, skip_affine, low, low_affine, y, fz, fy, fx):
     channels, depth, height, width = y.shape[1:]
     first = skip.shape[1]
-    zero = y.dtype.type(0)
     for item in range(start, stop):
         n, c = item // channels, item % channels
         if c < first:
-            activate = skip_affine.shape[0] == 2
-            scale, shift = (skip_affine[0, c], skip_affine[1, c]) if activate else (zero, zero)
-            for z in range(depth):
-                for i in range(height):
-                    for j in range(width):
-                        v = skip[n, c, z, i, j]
-                        if activate:
-                            v = max(v * scale + shift, zero)
-                        y[n, c, z, i, j] = v
+            _read(skip[n, c].reshape(-1), skip_affine, c, y[n, c].reshape(-1))
             continue
         k = c - first
-        activate = low_affine.shape[0] == 2
-        scale, shift = (low_affine[0, k], low_affine[1, k]) if activate else (zero, zero)
         for z in range(depth):
             for i in range(height):
+                row = y[n, c, z, i]
                 if z // fz >= low.shape[2] or i // fy >= low.shape[3]:
-                    y[n, c, z, i] = 0
+                    row[:] = 0
                     continue
-                for j in range(low.shape[4]):
-                    v = low[n, k, z // fz, i // fy, j]
-                    if activate:
-                        v = max(v * scale + shift, zero)
-                    for d in range(fx):
-                        y[n, c, z, i, j * fx + d] = v
-                for j in range(low.shape[4] * fx, width):
-                    y[n, c, z, i, j] = 0
+                if i % fy:  # the row above is the same
+                    above = y[n, c, z, i - 1]
+                    for j in range(width):
+                        row[j] = above[j]
+                    continue
+                source = low[n, k, z // fz, i // fy]
+                if fx == 2:
+                    _read_twice(source, low_affine, k, row)
+                else:
+                    for j in range(low.shape[4]):
+                        for d in range(fx):
+                            row[j * fx + d] = source[j]
+                    _read(row, low_affine, k, row)
+                row[low.shape[4] * fx :] = 0
 
 
 @kernel(launch=blocks_per_item)

@@ -34,19 +34,21 @@ from ..simd import (
     gather_4,
     lay_2,
     lay_4,
+    lower_weights_3,
+    lower_weights_5,
     matrix_tile_1,
     matrix_tile_2,
     matrix_tile_3,
     raise_2,
     raise_4,
-    six_point_matrices,
+    raise_weights_3,
+    raise_weights_5,
     spread_2,
     spread_4,
     spread_rows,
 )
 
 POSITIONS = 36
-G3, G5 = six_point_matrices(3)[1], six_point_matrices(5)[1]
 
 
 # ---- how an image is cut: all of it follows from the shapes -------------------------------------
@@ -80,12 +82,6 @@ def pitch_of(tiles, lane):
 def stride_of(rows, size, lane):
     """From one position of `rows` rows to the next: an odd number of vectors too."""
     return (rows * size // lane | 1) * lane
-
-
-@inline
-def output_groups(blocks, planes):
-    """In how many parts the outputs of a weights' gradient are taken, each with 6 MB of sums."""
-    return ceil_div(blocks * planes * 8 * 36, 1_500_000)
 
 
 @inline
@@ -196,28 +192,17 @@ def raise_band(
 @inline
 def raised_weights(start, stop, w, out, r):
     """G w G' of items (block, plane): w (blocks, planes · r², 8) → out (36, items, 8)."""
-    local = np.empty((6, 5, 8), w.dtype)
-    planes = w.shape[1] // (r * r)
-    g = G3 if r == 3 else G5
+    local = np.empty(6 * 5 * 8, w.dtype)
+    taps, points, stride = w.ravel(), out.ravel(), 8 * out.shape[1]
     for item in range(start, stop):
-        block, tap = item // planes, item % planes * r * r
-        for j in range(6):
-            for k in range(r):
-                for o in range(8):
-                    local[j, k, o] = 0
-                for i in range(r):
-                    factor = w.dtype.type(g[j, i])
-                    for o in range(8):
-                        local[j, k, o] += factor * w[block, tap + i * r + k, o]
-        for j in range(6):
-            for k in range(6):
-                row = out[6 * j + k, item]
-                for o in range(8):
-                    row[o] = 0
-                for i in range(r):
-                    factor = w.dtype.type(g[k, i])
-                    for o in range(8):
-                        row[o] += factor * local[j, i, o]
+        if r == 3:
+            raise_weights_3(taps, item * 72, 24, 3, local, 0, 24)
+            for j in range(6):
+                raise_weights_3(local, j * 24, 8, 1, points, 6 * j * stride + item * 8, stride)
+        else:
+            raise_weights_5(taps, item * 200, 40, 5, local, 0, 40)
+            for j in range(6):
+                raise_weights_5(local, j * 40, 8, 1, points, 6 * j * stride + item * 8, stride)
 
 
 # ---- the products -------------------------------------------------------------------------------
@@ -311,7 +296,7 @@ def forward_band(item, scratch, x, affine, w, b, y, sums, kz, m, rows, groups):
 
 
 @inline(fastmath=True)
-def weights_item(item, scratch, x, affine, gy, partial, bias, kz, m, rows, slices):
+def weights_item(item, scratch, x, affine, gy, partial, bias, kz, m, rows, slices, groups):
     """One item of `conv_weights_kernel`: the bands of a slice, for one group of outputs.
 
     Tiles of several bands are gathered before they are multiplied, where bands are small.
@@ -320,7 +305,6 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, m, rows, slice
     lane = 64 // x.itemsize
     planes = x.shape[1] * kz
     blocks = ceil_div(channels, 8)
-    groups = output_groups(blocks, planes)
     columns = columns_of(width, m)
     across_all = ceil_div(ceil_div(width, m), columns)
     bands = ceil_div(height, rows) * across_all
@@ -372,30 +356,30 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, m, rows, slice
         tiles = 0
 
     r = 7 - m
-    g = G3 if r == 3 else G5
-    local = scratch[work : work + 5 * 6 * 8].reshape(5, 6, 8)
-    near = scratch[work + 240 : work + 248]
-    stride = (last - first) * even * 8
+    row = even * 8  # sums of all planes
+    stride = (last - first) * row
+    lowered = row + lane
+    ends = 6 * r * lowered  # where the transforms were is room now
     for block in range(last - first):
+        at, count = summed + block * row, ceil_div(row, lane)
+        for k in range(6):
+            if r == 3:
+                lower_weights_3(scratch, at + k * stride, 6 * stride, count,
+                                scratch, k * lowered, 6 * lowered)  # fmt: skip
+            else:
+                lower_weights_5(scratch, at + k * stride, 6 * stride, count,
+                                scratch, k * lowered, 6 * lowered)  # fmt: skip
+        for i in range(r):
+            if r == 3:
+                lower_weights_3(scratch, 6 * i * lowered, lowered, count,
+                                scratch, ends + i * r * lowered, lowered)  # fmt: skip
+            else:
+                lower_weights_5(scratch, 6 * i * lowered, lowered, count,
+                                scratch, ends + i * r * lowered, lowered)  # fmt: skip
         out = partial[part, first + block]
-        out[:] = 0
+        out[-1] = 0
         for plane in range(planes):
-            at = summed + (block * even + plane) * 8
-            for i in range(r):
-                for k in range(6):
-                    near[:] = 0
-                    for j in range(6):
-                        factor = x.dtype.type(g[j, i])
-                        for o in range(8):
-                            near[o] += factor * scratch[at + (6 * j + k) * stride + o]
-                    local[i, k] = near
-            for i in range(r):
-                for k in range(r):
-                    near[:] = 0
-                    for j in range(6):
-                        factor = x.dtype.type(g[j, k])
-                        for o in range(8):
-                            near[o] += factor * local[i, j, o]
-                    tap = (plane * r + i) * r + k
-                    for o in range(8):
-                        out[tap // 3, o, tap % 3] = near[o]
+            for tap in range(r * r):
+                to = plane * r * r + tap
+                for o in range(8):
+                    out[to // 3, o, to % 3] = scratch[ends + tap * lowered + plane * 8 + o]
