@@ -216,7 +216,7 @@ def choose(shape, reach, pixels):
         side = min(most, (pixels / fixed) ** (1 / free)) if free else side
         if side < most:
             break
-    tile = tuple(max(1, min(size, int(side))) for size in shape)
+    tile = tuple(max(1, min(size, int(side + 1e-9))) for size in shape)
     exact = tuple(2 * far for far in reach)
     if overhead(shape, tile, exact) <= OVERHEAD:
         return tile, exact

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from corridor import Shading, picture
-from ssi_cupy import inference, physics, recipes, tiles
+from ssi_cupy import backend, inference, physics, recipes, tiles
 from ssi_cupy.backend import Pool
 from ssi_cupy.checks import InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
@@ -105,6 +105,31 @@ def test_a_pyramid_rises_from_the_border_to_the_middle_and_not_from_the_images_e
     first, second = tiles.tiles((9,), 6, 3)
     np.testing.assert_allclose(first.weights[0], [1, 1, 1, 0.75, 0.5, 0.25])
     np.testing.assert_allclose(second.weights[0], [0.25, 0.5, 0.75, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "shape, reach, pixels, tile, overlap",
+    [
+        ((1, 4000, 3000), (0, 50, 50), 1e6, (1, 1000, 1000), (0, 100, 100)),
+        ((1, 4000, 100), (0, 50, 50), 1e5, (1, 1000, 100), (0, 100, 100)),
+        ((20, 500, 500), (13, 13, 13), 2e5, (20, 100, 100), (26, 26, 26)),
+        ((200, 500, 500), (100, 100, 100), 1e6, (100, 100, 100), (25, 25, 25)),  # never exact
+        ((9, 9), (1, 1), 1e6, (9, 9), (2, 2)),
+        ((9, 9), (1, 1), 0.1, (1, 1), (0, 0)),
+    ],
+)
+def test_tiles_are_as_large_as_memory_allows(shape, reach, pixels, tile, overlap):
+    assert tiles.choose(shape, reach, pixels) == (tile, overlap)
+
+
+def test_free_memory_is_what_a_container_leaves(monkeypatch, tmp_path):
+    monkeypatch.setattr(backend, "CGROUP", tmp_path)
+    most = backend.free_memory()
+    assert 1e6 < most < 1e14
+    for limit, used, free in (("max", "5", most), ("1000", "400", 600), ("1000", "2000", 0)):
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text(used)
+        assert backend.free_memory() == pytest.approx(free, rel=0.5)
 
 
 # ---- tiled inference ----------------------------------------------------------------------------
