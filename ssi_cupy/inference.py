@@ -53,8 +53,10 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     margin = margin_of(model.physics, model.recipe, shape[2:])
     local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
     given = _given(tile_size, tile_overlap, image.shape)
-    pieces = _pieces(model, shape, margin, local or (0, 0, 0), *given)
-    whole = len(pieces) == 1
+    frame = tuple(n + 2 * m for n, m in zip(shape[2:], margin, strict=True))
+    fits = memory(model.net, shape[0] * math.prod(frame)) <= free_memory(model.parameters) / 2
+    pieces = _pieces(model, shape[2:], frame, local or (0, 0, 0), fits, *given)
+    whole = fits and len(pieces) == 1
     by_tile = whole or local is not None
     if not by_tile and restored is False:
         restored, unwanted = True, True
@@ -74,7 +76,7 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
             for array in (image, restored, reblurred):
                 tiles.release(array)
     if not by_tile:
-        x = moved(np.ascontiguousarray(host(_five(restored))), model.parameters)
+        x = moved(np.ascontiguousarray(host(_five(restored)), np.float32), model.parameters)
         _five(reblurred)[...] = moved(apply(model.physics, x), reblurred)
     return None if unwanted else restored, reblurred
 
@@ -105,10 +107,9 @@ def _given(tile_size, tile_overlap, shape):
     return [v and (n,) * (3 - len(v)) + v for n, v in zip(fill, found, strict=True)]
 
 
-def _pieces(model, shape, margin, local, tile_size, tile_overlap):
-    """The tiles of the frame, in order; a single one where it fits."""
+def _pieces(model, shape, frame, local, fits, tile_size, tile_overlap):
+    """The tiles of the frame, in order; a single one where it fits into memory."""
     net = model.net
-    frame = tuple(n + 2 * m for n, m in zip(shape[2:], margin, strict=True))
     reach = tuple(map(sum, zip(net.reach, local, strict=True)))
     step = net.smallest
     if any(exchange for exchange, _ in model.turns):  # then Y is X, and X is Y
@@ -116,17 +117,16 @@ def _pieces(model, shape, margin, local, tile_size, tile_overlap):
         step = (step[0], *2 * [math.lcm(*step[1:])])
     exact = tuple(2 * far for far in reach)
     if tile_size is None:
-        free = free_memory(model.parameters) / 2
-        if memory(net, shape[0] * math.prod(frame)) <= free:
+        if fits:
             return tiles.tiles(frame, frame)
-        most = (min(free, tiles.MOST) - memory(net, 0)) / (memory(net, 1) - memory(net, 0))
-        most = max(most, 1.0)
+        most = min(free_memory(model.parameters) / 2, tiles.MOST) - memory(net, 0)
+        most = max(most / (memory(net, 1) - memory(net, 0)), 1.0)
         tile_size, overlap = tiles.choose(frame, reach, most)
     else:  # a tile that holds the image holds its margin too
-        both = zip(tile_size, shape[2:], frame, strict=True)
+        both = zip(tile_size, shape, frame, strict=True)
         tile_size = tuple(f if t >= n else min(t, f) for t, n, f in both)
-        fits = tiles.overhead(frame, tile_size, exact) < math.inf
-        overlap = exact if fits else tiles.quarter(tile_size, exact)
+        can = tiles.overhead(frame, tile_size, exact) < math.inf
+        overlap = exact if can else tiles.quarter(tile_size, exact)
     overlap = tile_overlap or overlap
     cut = [t < f for t, f in zip(tile_size, frame, strict=True)]
     short = [c and o < e for c, o, e in zip(cut, overlap, exact, strict=True)]

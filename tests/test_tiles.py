@@ -241,6 +241,17 @@ def test_an_image_that_fits_is_not_cut(monkeypatch):
     np.testing.assert_allclose(cut, whole, rtol=0, atol=1e-5 * np.ptp(whole))
 
 
+def test_many_images_that_fit_one_by_one_are_taken_one_by_one(monkeypatch):
+    model, images, seen = model_of(UNet(widths=(3, 4)), BLUR), intensities(3, 1, 1, 60, 50), []
+    made, free = inference._network, 2 * inference.memory(model.net, 80**2)
+    whole = model.restore(images)
+    monkeypatch.setattr(inference, "_network", lambda m, y: made(m, seen.append(len(y)) or y))
+    monkeypatch.setattr(inference, "free_memory", lambda like: free)
+    for result, expected in zip(model.restore(images), whole, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+    assert seen == [1, 1, 1]
+
+
 def test_files_are_read_and_written_tile_by_tile(tmp_path):
     model, image = model_of(CUBES, BLUR_3D, recipe=recipes.SSI), intensities(12, 60, 70)
     np.save(tmp_path / "in.npy", (image * 10).astype(np.uint16))
