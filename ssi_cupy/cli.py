@@ -139,7 +139,8 @@ def _train(args):
 
     found = images.gather(where, args.axes, "IN", bad=report if len(where) > 1 else None)
     physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
-    model = SelfSupervisedInverse(physics, recipe, rng=args.seed, device=args.device)
+    options = {"rng": args.seed, "device": args.device, "spacing": args.spacing or found.spacing}
+    model = SelfSupervisedInverse(physics, recipe, **options)
     model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
               resume=args.resume)  # fmt: skip
     model.save(args.output)
@@ -344,6 +345,7 @@ def _parser():
     add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
     add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
     add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
 

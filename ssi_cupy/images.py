@@ -123,8 +123,9 @@ class Look:
 class _Image:
     """One image: a name, a shape (C, Z, Y, X), and how to get at its pixels."""
 
-    def __init__(self, name, shape, dtype, pixels):
+    def __init__(self, name, shape, dtype, pixels, spacing=None):
         self.name, self.shape, self.dtype, self.pixels = name, shape, dtype, pixels
+        self.spacing = spacing or {}
 
     def look(self):
         """Mean and spread in float64, plane by plane; an `InputError` where one is not finite."""
@@ -171,6 +172,12 @@ class Images:
 
     def __len__(self):
         return len(self._images)
+
+    @property
+    def spacing(self):
+        """Pixel sizes of the first image along ([Z,] Y, X), µm, or None if its file has none."""
+        axes, found = "ZYX" if self.shapes[0][1] > 1 else "YX", self._images[0].spacing
+        return tuple(found[a] for a in axes) if set(axes) <= set(found) else None
 
     def subset(self, places):
         """The `Images` at these places."""
@@ -246,7 +253,7 @@ def _of_file(path, axes, argument, cache):
 
     names = [Path(path).name] if full[0] == 1 else [f"{path} [T={t}]" for t in range(full[0])]
     return [
-        _Image(name, tuple(full[1:]), layout.dtype, lambda t=t: pixels()[t])
+        _Image(name, tuple(full[1:]), layout.dtype, lambda t=t: pixels()[t], layout.spacing)
         for t, name in enumerate(names)
     ]
 

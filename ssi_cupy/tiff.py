@@ -89,6 +89,8 @@ class Layout:
         With the byte order of the file.
     offset : int or None
         Where the pixels begin, if they lie in the file in one piece as they are in memory.
+    spacing : dict of str to float
+        As of `Image`.
     """
 
     path: object
@@ -96,6 +98,7 @@ class Layout:
     axes: str
     dtype: np.dtype
     offset: int | None
+    spacing: dict = field(default_factory=dict)
 
     def pixels(self, argument="path"):
         """All pixels: mapped from the file where they lie in one piece, else read.
@@ -115,7 +118,8 @@ def layout(path, argument="path"):
     """The `Layout` of a TIFF file. Arguments and errors as of `read`."""
     with _opened(path, argument) as (file, series):
         dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
-        return Layout(path, series.shape, series.axes, dtype, series.dataoffset)
+        offset = series.dataoffset
+        return Layout(path, series.shape, series.axes, dtype, offset, _spacing(file))
 
 
 @contextmanager

@@ -78,6 +78,18 @@ def test_stacks_of_time_points_and_channels_keep_their_axes(here):
     assert np.array_equal(after.data[1, 1], model.reblur(pixels[1, 1]))
 
 
+def test_volumes_with_their_pixel_sizes(here):
+    os.mkdir("volumes")
+    for i in range(3):
+        sizes = {"Z": 0.8, "Y": 0.2, "X": 0.2}
+        tiff.write(f"volumes/{i}.tif", counts(9, 30, 31), "ZYX", sizes)
+    assert train("--psf-sigma", "0.5", images="volumes") == 0
+    model = SelfSupervisedInverse.load("model.npz")
+    assert model.net.ndim == 3 and model.net.aspect == pytest.approx(4, rel=1e-3)
+    assert apply("volumes", "out") == 0
+    assert tiff.read("out/1.tif").spacing == pytest.approx(sizes)
+
+
 def test_interrupted_and_resumed_is_unbroken(here):
     assert train("--checkpoint", "state.npz") == 0
     assert train("--resume", "state.npz", out="again.npz") == 0
