@@ -38,14 +38,16 @@ class Missing(Exception):
 
 
 def parser():
-    made = argparse.ArgumentParser("python -m bench gpu", description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(
+        "python -m bench gpu", description=__doc__, formatter_class=as_it_is
+    )
     add = made.add_argument
     add("--part", required=True, choices=list(PARTS))
     add("--out", required=True, metavar="DIR")
     add("--expected", metavar="FILE", help="what --part expect has written")
     add("--rows", metavar="TEXT", help="parity: only rows whose name has this in it")
-    add("--steps", type=int, default=50, metavar="N", help="of --part steps and expect")
+    add("--steps", type=int, metavar="N", help="default: 50, and for tables the recipes' own")
     add("--sizes", type=int, nargs="+", default=[512, 1024, 2048], metavar="N", help="of speed")
     add("--images", nargs="+", metavar="FILE", help="tables: pictures, or an .npz of arrays")
     add("--no-pool", action="store_true", help="every array has memory of its own")

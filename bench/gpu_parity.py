@@ -26,17 +26,21 @@ def cases():
 
 def run(case, dtype, device):
     """y and the gradients of a row on a device, as arrays of the CPU."""
-    args = [on_device(a, device) if isinstance(a, np.ndarray) else a for a in case.args(dtype)]
-    settings = {
-        name: on_device(value, device) if isinstance(value, np.ndarray) else value
-        for name, value in case.settings.items()
-    }
+    args = _moved(case.args(dtype), device)
+    settings = {name: _moved(value, device) for name, value in case.settings.items()}
     tape = Tape()
     inputs = [tape.var(a) if i in case.wrt else a for i, a in enumerate(args)]
     y = case.op(*inputs, **settings)
-    gy = np.random.default_rng(7).normal(size=np.shape(y.value)).astype(y.value.dtype)
+    gy = np.random.default_rng(7).normal(size=y.value.shape).astype(y.value.dtype)
     tape.backward(y, on_device(gy, device))
     return [np.asarray(host(a)) for a in (y.value, *(inputs[i].grad for i in case.wrt))]
+
+
+def _moved(value, device):
+    """Arrays, alone or in tuples, on a device."""
+    if isinstance(value, tuple):
+        return tuple(_moved(part, device) for part in value)
+    return on_device(value, device) if isinstance(value, np.ndarray) else value
 
 
 def draws(device):
@@ -116,7 +120,8 @@ def expect(options):
             for i, array in enumerate(run(case, np.dtype(dtype), "cpu")):
                 arrays[f"{number}.{dtype}.{i}"] = array
     arrays |= {f"draw.{name}": array for name, array in draws("cpu").items()}
-    curves = {n: gpu_steps.train(n, "cpu", options.steps)[0] for n in gpu_steps.names()}
+    count = options.steps or gpu_steps.STEPS
+    curves = {n: gpu_steps.train(n, "cpu", count)[0] for n in gpu_steps.names()}
     arrays |= {f"curve.{name}": curve for name, curve in curves.items()}
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ssi_cupy import cuda, recipes
+from ssi_cupy import backend, cuda, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.physics import PSFConvolution
 from ssi_cupy.training import Training
@@ -46,20 +46,20 @@ def waiting(call):
 @contextmanager
 def counted(work):
     """While this lasts, every launch adds its bytes and FLOPs to the dict `work`."""
-    launch = cuda.launch
+    call = backend.Kernel.__call__
 
-    def counting(kernel, n, args):
-        arrays = {a.data.ptr: a.nbytes for a in args if hasattr(a, "nbytes") and hasattr(a, "data")}
+    def counting(kernel, n, *args, **options):
+        arrays = {a.data.ptr: a.nbytes for a in args if backend.is_cupy(a)}
         work["bytes"] += sum(arrays.values())
         work["flops"] += flops(kernel.__name__, args)
         work["launches"] += 1
-        launch(kernel, n, args)
+        call(kernel, n, *args, **options)
 
-    cuda.launch = counting
+    backend.Kernel.__call__ = counting
     try:
         yield
     finally:
-        cuda.launch = launch
+        backend.Kernel.__call__ = call
 
 
 def flops(name, args):
@@ -145,7 +145,8 @@ def compare(side, options, floors):
         "side": side, "work": work, "notes": notes, "memory": memories,
         "step": timing.medians(timing.in_turns(ROUNDS, **steps)),
         "infer": timing.medians(timing.in_turns(ROUNDS, **runs)),
-        "floor_bytes": work["bytes"] / floors["copy"], "floor_flops": work["flops"] / floors["rate"],
+        "floor_bytes": work["bytes"] / floors["copy"],
+        "floor_flops": work["flops"] / floors["rate"],
     }  # fmt: skip
     if side == 1024 and found["step"]["ours"] * FULL < 60:
         start = time.perf_counter()

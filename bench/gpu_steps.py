@@ -15,6 +15,7 @@ from .workload import image, psf
 
 LIMIT = 1e-3  # relative, of a float32 loss
 SIDE = 64
+STEPS = 50
 
 
 def names():
@@ -25,9 +26,10 @@ def recipe(name):
     """The recipe; of large networks on large batches a small one on small batches."""
     found = recipes.get(name)
     if found.patch:
-        found = dataclasses.replace(found, patch=32, batch=2)
+        accumulate = min(found.accumulate, 2)
+        found = dataclasses.replace(found, patch=32, batch=2, accumulate=accumulate)
     if hasattr(found.network, "width"):
-        network = dataclasses.replace(found.network, width=min(16, found.network.width))
+        network = dataclasses.replace(found.network, width=8)
         found = dataclasses.replace(found, network=network)
     return found
 
@@ -45,30 +47,30 @@ def train(name, device, steps, graph=True):
 
 
 def steps(options):
-    there = gpu.expected(options)
+    there, count = gpu.expected(options), options.steps or STEPS
     rows = [("recipe", "loss, first", "last", "last on the CPU", "largest difference", "two runs",
              "graph = eager")]  # fmt: skip
     curves, good = {}, True
     for name in names():
         if there is None:
-            wanted = train(name, "cpu", options.steps)[0]
-        elif (found := there.get(f"curve.{name}")) is None or len(found) != options.steps:
-            raise gpu.Missing(f"--expected with {options.steps} steps of recipe {name!r}")
+            wanted = train(name, "cpu", count)[0]
+        elif (found := there.get(f"curve.{name}")) is None or len(found) != count:
+            raise gpu.Missing(f"--expected with {count} steps of recipe {name!r}")
         else:
             wanted = found
-        (curve, once), (again, twice) = (train(name, "cuda", options.steps) for _ in range(2))
-        eager, single = train(name, "cuda", options.steps, graph=False)
+        (curve, once), (again, twice) = (train(name, "cuda", count) for _ in range(2))
+        eager, single = train(name, "cuda", count, graph=False)
         off = float(np.max(np.abs(curve - wanted) / np.abs(wanted)))
         same = np.array_equal(once, twice) and np.array_equal(curve, again)
         frozen = np.array_equal(once, single) and np.array_equal(curve, eager)
         good &= bool(off <= LIMIT and same and frozen)
-        curves[name] = {"gpu": curve.tolist(), "cpu": wanted.tolist(), "off": off,
-                        "two_runs_same": bool(same), "graph_same_as_eager": bool(frozen)}  # fmt: skip
+        told = {"off": off, "two_runs_same": bool(same), "graph_same_as_eager": bool(frozen)}
+        curves[name] = {"gpu": curve.tolist(), "cpu": wanted.tolist(), **told}
         numbers = (f"{v:.6g}" for v in (curve[0], curve[-1], wanted[-1]))
         rows.append((name, *numbers, f"{off:.1e}", bool(same), bool(frozen)))
     beside = [("step", *(f"{name} {who}" for name in curves for who in ("gpu", "cpu")))]
-    for step in range(0, options.steps, max(1, options.steps // 10)):
+    for step in range(0, count, max(1, count // 10)):
         losses = (f"{c[who][step]:.5g}" for c in curves.values() for who in ("gpu", "cpu"))
         beside.append((step, *losses))
-    result = {"limit": LIMIT, "steps": options.steps, "curves": curves}
-    return result, [(f"{options.steps} steps at {SIDE}²", rows), ("losses", beside)], good
+    result = {"limit": LIMIT, "steps": count, "curves": curves}
+    return result, [(f"{count} steps at {SIDE}²", rows), ("losses", beside)], good

@@ -47,11 +47,13 @@ def scored(truth, image):
     image = np.clip(image, 0, 1)
     try:
         return methods.scores(truth, image)
-    except ImportError:
-        found = {name: getattr(metrics, name) for name in ("mi", "smi", "rmse") if
-                 hasattr(metrics, name)}  # fmt: skip
-        return {"psnr": metrics.psnr(truth, image, data_range=1)} | {
-            name: score(truth, image) for name, score in found.items()
+    except ImportError:  # scikit-image, of which SSIM is
+        both = truth, image
+        return {
+            "psnr": metrics.psnr(*both, data_range=1),
+            "rmse": metrics.rmse(*both),
+            "mi": metrics.mutual_information(*both),
+            "smi": metrics.spectral_mutual_information(*both),
         }
 
 
@@ -67,7 +69,7 @@ def tables(options):
             if time.monotonic() > options.until:
                 late.append(f"{name} {recipe}")
                 continue
-            restored = methods.get(recipe, device="cuda").run(sample)
+            restored = methods.get(recipe, device="cuda", steps=options.steps).run(sample)
             record = {"image": name, "method": recipe, "shape": picture.shape,
                       "scores": scored(sample.truth, restored.image), "steps": restored.steps,
                       "seconds": {"train": restored.train, "infer": restored.infer},

@@ -314,7 +314,7 @@ def _zeros(shape, dtype):
 
 def _asarray(array):
     there = _empty(array.shape, array.dtype)
-    there.set(np.ascontiguousarray(array))
+    there.set(np.array(array, order="C"))
     return there
 
 
@@ -431,6 +431,7 @@ def installed(patch, limit=1 << 34, emulated=False):
         Stream=Stream, MemoryPool=MemoryPool, using_allocator=using_allocator,
         get_current_stream=lambda: device.streams[-1],
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=info),
+        set_allocator=lambda allocator: None,
     )  # fmt: skip
     fft = types.ModuleType("cupyx.scipy.fft")
     fft.rfftn, fft.irfftn, fft.get_fft_plan = _rfftn, _irfftn, Plan
