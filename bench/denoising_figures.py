@@ -41,8 +41,8 @@ def markdown(found):
         n2v, minus, plus = rows.values()
         some = next(filter(None, rows.values()))
         cells = [_number(some, "psnr_input"), _number(n2v, "psnr"), _number(n2v, "psnr_convolved"),
-                 _number(minus, "psnr"), _number(plus, "psnr"), _number(minus, "negative", 3),
-                 _number(plus, "negative", 3), f"{_number(plus, 'train', 0)} s"]  # fmt: skip
+                 _number(minus, "psnr"), _number(plus, "psnr"), _negative(minus),
+                 _negative(plus), f"{_number(plus, 'train', 0)} s"]  # fmt: skip
         lines.append((title, *cells))
     parts = ["# Blind-spot denoising with a PSF", "PSNR in dB.", _table(lines)]
     if swept := sweep(found):
@@ -68,6 +68,10 @@ def _table(lines):
 
 def _number(record, key, digits=2):
     return "–" if record is None else f"{record[key]:.{digits}f}"
+
+
+def _negative(record):
+    return "–" if record is None else f"{record['negative']:.2g}"
 
 
 def _circumstances(found):

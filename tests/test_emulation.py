@@ -6,6 +6,7 @@ show that it finds what it is there to find.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import re
 
@@ -141,19 +142,28 @@ def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkey
         assert relative(ours, theirs) <= 1e-10
 
 
+THIN = dataclasses.replace(
+    recipes.DECONOISING, network=PlainUNet(width=8, depth=2), patch=16, batch=2, accumulate=2,
+    epoch=1, validation=0.3,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "recipe, threads, backwards", [(recipes.SSI, 64, True), (recipes.DEFAULT, 256, False)]
+    "recipe, threads, backwards",
+    [(recipes.SSI, 64, True), (recipes.DEFAULT, 256, False), (THIN, 64, True), (THIN, 256, False)],
 )
 def test_a_training_goes_the_same_way(recipe, threads, backwards):
     """The whole corridor: masks, network, blur, losses, gradients, weights."""
     rng = np.random.default_rng(0)
     image = rng.random((16, 19), np.float32)
+    large = np.tile(image, (2, 2))
     physics = PSFConvolution(rng.uniform(size=(3, 4)))
 
     def train():
         model = SelfSupervisedInverse(physics, recipe, rng=3)
-        model.fit(image, steps=2, progress=False)
-        return [step["loss"] for step in model.history], model.predict(image)
+        model.fit([large, large.T, large[::-1]] if recipe.patch else image, steps=2, progress=False)
+        seen = [(step["loss"], step["validation"]) for step in model.history]
+        return seen, model.predict(image)
 
     losses, restored = train()
     with emulated(threads, backwards):
