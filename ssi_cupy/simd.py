@@ -139,28 +139,30 @@ def product_tile():
     return product_tile
 
 
-# ---- six points (see ops/winograd.py) ---------------------------------------------------------
+# ---- tiles from their values at points (see ops/winograd.py) ------------------------------------
 
-NEAR, FAR = 0.75, 1.5  # the points are 0, ±NEAR, ±FAR and infinity: 32-bit floats lose least so
-SIX = 6
+TILE = 4  # pixels of a tile, along Y and along X
+# Kernels of r taps need r + 3 points: 0, ± these, and infinity. 32-bit floats lose little so.
+POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 
 
-def six_point_matrices(r):
-    """(A, G, B) of a correlation with r taps: ``y = Aᵀ ((G w) · (Bᵀ d))``, 7 − r numbers of it.
+def point_matrices(r):
+    """(A, G, B) of a correlation with r taps: ``y = Aᵀ ((G w) · (Bᵀ d))``, TILE numbers of it.
 
-    A (6, 7 − r) and G (6, r) are values of polynomials at the points, B (6, 6) those of the
-    Lagrange basis that interpolates between them (Toom and Cook; Winograd 1980).
+    A (n, TILE) and G (n, r) are values of polynomials at the n = r + 3 points, B (n, n) those of
+    the Lagrange basis that interpolates between them (Toom and Cook; Winograd 1980).
     """
-    points = np.array([0, NEAR, -NEAR, FAR, -FAR])
-    others = [np.delete(points, i) for i in range(SIX - 1)]
+    points = np.array([0, *(sign * p for p in POINTS[r] for sign in (1, -1))])
+    n = len(points) + 1
+    others = [np.delete(points, i) for i in range(n - 1)]
     scale = [np.prod(p - rest) for p, rest in zip(points, others, strict=True)]
-    powers = points[:, None] ** np.arange(SIX)
-    infinity = np.eye(SIX)
-    a = np.vstack([powers[:, : SIX + 1 - r], infinity[-1:, r - 1 :]])
-    g = np.vstack([powers[:, :r] / np.array(scale)[:, None], infinity[-1:, -r:]])
-    b = np.zeros((SIX, SIX))
+    powers = points[:, None] ** np.arange(n)
+    infinity = np.eye(n)[-1:]
+    a = np.vstack([powers[:, :TILE], infinity[:, -TILE:]])
+    g = np.vstack([powers[:, :r] / np.array(scale)[:, None], infinity[:, -r:]])
+    b = np.zeros((n, n))
     for i, rest in enumerate(others):
-        b[: SIX - 1, i] = np.poly(rest)[::-1]
+        b[:-1, i] = np.poly(rest)[::-1]
     b[:, -1] = np.poly(points)[::-1]
     return a, g, b
 
@@ -179,7 +181,7 @@ def _points(matrix, phases, width=None):
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    product = _times if len(matrix) == SIX else _transposed_times
+    product = _transposed_times if matrix.shape[0] < matrix.shape[1] else _times
 
     @intrinsic
     def spread(typing, x, x0, step, n, y, y0, stride):
@@ -209,74 +211,81 @@ def _points(matrix, phases, width=None):
 
 
 @Intrinsic
-def spread_rows():
-    """Bᵀ along Y: the sources are six rows."""
-    return _points(six_point_matrices(3)[2].T, SIX)
+def spread_rows_3():
+    """Bᵀ along Y, for kernels of 3: the sources are 6 rows."""
+    return _points(point_matrices(3)[2].T, 6)
 
 
 @Intrinsic
-def spread_2():
-    """Bᵀ along X, for tiles of 2: the sources are pixels of two phases."""
-    return _points(six_point_matrices(5)[2].T, 2)
+def spread_3():
+    """Bᵀ along X: the sources are pixels in phases."""
+    return _points(point_matrices(3)[2].T, TILE)
 
 
 @Intrinsic
-def spread_4():
-    """Bᵀ along X, for tiles of 4."""
-    return _points(six_point_matrices(3)[2].T, 4)
-
-
-@Intrinsic
-def raise_2():
-    """A: two numbers to six, along Y and along X."""
-    return _points(six_point_matrices(5)[0], 2)
-
-
-@Intrinsic
-def raise_4():
-    """A: four numbers to six."""
-    return _points(six_point_matrices(3)[0], 4)
+def raise_3():
+    """A: four numbers to 6, along Y and along X."""
+    return _points(point_matrices(3)[0], TILE)
 
 
 @Intrinsic
 def raise_weights_3():
     """G, for OUTS outputs at a time."""
-    return _points(six_point_matrices(3)[1], 3, OUTS)
-
-
-@Intrinsic
-def raise_weights_5():
-    """G, for kernels of 5."""
-    return _points(six_point_matrices(5)[1], 5, OUTS)
+    return _points(point_matrices(3)[1], 3, OUTS)
 
 
 @Intrinsic
 def lower_weights_3():
-    """Gᵀ: six sums to the gradients of 3 taps."""
-    return _points(six_point_matrices(3)[1].T, SIX)
+    """Gᵀ: 6 sums to the gradients of 3 taps."""
+    return _points(point_matrices(3)[1].T, 6)
+
+
+@Intrinsic
+def spread_rows_5():
+    """Bᵀ along Y, for kernels of 5: the sources are 8 rows."""
+    return _points(point_matrices(5)[2].T, 8)
+
+
+@Intrinsic
+def spread_5():
+    """Bᵀ along X: the sources are pixels in phases."""
+    return _points(point_matrices(5)[2].T, TILE)
+
+
+@Intrinsic
+def raise_5():
+    """A: four numbers to 8, along Y and along X."""
+    return _points(point_matrices(5)[0], TILE)
+
+
+@Intrinsic
+def raise_weights_5():
+    """G, for OUTS outputs at a time."""
+    return _points(point_matrices(5)[1], 5, OUTS)
 
 
 @Intrinsic
 def lower_weights_5():
-    """Gᵀ: six sums to the gradients of 5 taps."""
-    return _points(six_point_matrices(5)[1].T, SIX)
+    """Gᵀ: 8 sums to the gradients of 5 taps."""
+    return _points(point_matrices(5)[1].T, 8)
 
 
-def _gather(m):
-    """``gather(x, x0, stride, n, y, y0, pitch)``: Aᵀ along Y and X, and m rows of pixels of it::
+def _gather(r):
+    """``gather(x, x0, stride, n, y, y0, pitch)``: Aᵀ along Y and X, and TILE rows of pixels::
 
     for i in range(n * lanes):
-        points = [[x[x0 + (6 * j + k) * stride + i] for k in range(6)] for j in range(6)]
+        points = [[x[x0 + (p * j + k) * stride + i] for k in range(p)] for j in range(p)]
         tile = A.T @ points @ A
-        for row in range(m):
-            for k in range(m):
-                y[y0 + row * pitch + m * i + k] = tile[row, k]
+        for row in range(TILE):
+            for k in range(TILE):
+                y[y0 + row * pitch + TILE * i + k] = tile[row, k]
     """
     from llvmlite import ir
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    back = six_point_matrices(7 - m)[0].T
+    back = point_matrices(r)[0].T
+    points = back.shape[1]
 
     @intrinsic
     def gather(typing, x, x0, stride, n, y, y0, pitch):
@@ -286,18 +295,18 @@ def _gather(m):
             with cgutils.for_range(builder, n_) as loop:
                 at = builder.mul(loop.index, _int(loop.index, vector.count))
                 first = builder.add(x0_, at)
-                rows = [[] for _ in range(m)]
-                for k in range(SIX):
+                rows = [[] for _ in range(TILE)]
+                for k in range(points):
                     column = []
-                    for j in range(SIX):
-                        here = builder.mul(stride_, _int(stride_, SIX * j + k))
+                    for j in range(points):
+                        here = builder.mul(stride_, _int(stride_, points * j + k))
                         here = builder.gep(x_, [builder.add(first, here)])
                         column.append(_load(builder, here, 0, vector))
                     for row, value in zip(
                         rows, _transposed_times(builder, back, column, ir), strict=True
                     ):
                         row.append(value)
-                first = builder.add(y0_, builder.mul(at, _int(at, m)))
+                first = builder.add(y0_, builder.mul(at, _int(at, TILE)))
                 for j, row in enumerate(rows):
                     here = builder.add(first, builder.mul(pitch_, _int(pitch_, j)))
                     pixels = _interleaved(builder, _transposed_times(builder, back, row, ir), ir)
@@ -312,25 +321,26 @@ def _gather(m):
 
 
 @Intrinsic
-def gather_2():
-    """Tiles of 2 × 2 pixels."""
-    return _gather(2)
+def gather_3():
+    """For kernels of 3."""
+    return _gather(3)
 
 
 @Intrinsic
-def gather_4():
-    """Tiles of 4 × 4 pixels."""
-    return _gather(4)
+def gather_5():
+    """For kernels of 5."""
+    return _gather(5)
 
 
-def _lay(m):
-    """``lay(x, x0, start, stop, scale, shift, activate, n, y, y0, pitch)``: pixels in m phases::
+@Intrinsic
+def lay_phases():
+    """``lay_phases(x, x0, start, stop, scale, shift, activate, n, y, y0, pitch)``: in phases::
 
     for i in range(n * lanes):
-        for k in range(m):
-            v = x[x0 + m * i + k] * scale + shift
+        for k in range(TILE):
+            v = x[x0 + TILE * i + k] * scale + shift
             v = v if v > 0 or not activate else 0
-            y[y0 + k * pitch + i] = v if start <= m * i + k < stop else 0
+            y[y0 + k * pitch + i] = v if start <= TILE * i + k < stop else 0
 
     What is outside start … stop is not read either, so it need not exist.
     """
@@ -339,7 +349,7 @@ def _lay(m):
     from numba.extending import intrinsic
 
     @intrinsic
-    def lay(typing, x, x0, start, stop, scale, shift, activate, n, y, y0, pitch):
+    def lay_phases(typing, x, x0, start, stop, scale, shift, activate, n, y, y0, pitch):
         def build(context, builder, signature, args):
             _, vector, data = _types(context, builder, signature, args, ir, cgutils)
             x_, x0_, start_, stop_, scale_, shift_, activate_, n_, y_, y0_, pitch_ = data
@@ -378,10 +388,10 @@ def _lay(m):
 
             def rows(active):
                 with cgutils.for_range(builder, n_) as loop:
-                    at = builder.mul(loop.index, _int(loop.index, m * vector.count))
+                    at = builder.mul(loop.index, _int(loop.index, TILE * vector.count))
                     pixels = [
                         pixels_at(builder.add(at, _int(at, v * vector.count)), active)
-                        for v in range(m)
+                        for v in range(TILE)
                     ]
                     at = builder.add(y0_, builder.mul(loop.index, _int(at, vector.count)))
                     for k, value in enumerate(_phases(builder, pixels, ir)):
@@ -400,19 +410,7 @@ def _lay(m):
             x, index, index, index, real, real, types.boolean, index, y, index, index
         ), build
 
-    return lay
-
-
-@Intrinsic
-def lay_2():
-    """Even and odd pixels."""
-    return _lay(2)
-
-
-@Intrinsic
-def lay_4():
-    """Every fourth pixel."""
-    return _lay(4)
+    return lay_phases
 
 
 def _matrix_tile(vecs):
@@ -659,7 +657,7 @@ def _times(builder, matrix, vectors, ir):
 def _transposed_times(builder, matrix, vectors, ir):
     """The same where points are the columns of the matrix: sums and differences come first."""
     folded, columns = [vectors[0]], [matrix[:, 0]]
-    for i in range(1, SIX - 1, 2):
+    for i in range(1, len(vectors) - 1, 2):
         folded += [builder.fadd(*vectors[i : i + 2]), builder.fsub(*vectors[i : i + 2])]
         power = np.arange(len(matrix)) % 2
         columns += [matrix[:, i] * (1 - power), matrix[:, i] * power]

@@ -5,7 +5,7 @@ import pytest
 
 from ssi_cupy import backend
 from ssi_cupy.ops import conv
-from ssi_cupy.simd import six_point_matrices
+from ssi_cupy.simd import point_matrices
 
 SHAPES = [  # (x, w): in several bands and in one, with tiles left over, wide, small, in 3-D
     ((2, 9, 1, 37, 45), (10, 9, 1, 5, 5)),
@@ -47,8 +47,8 @@ def arguments(x_shape, w_shape, dtype, activate):
 
 @pytest.mark.parametrize("r", [3, 5])
 def test_one_row(r):
-    a, g, b = six_point_matrices(r)
-    d, w = np.random.default_rng(r).normal(size=6), np.arange(1.0, r + 1)
+    a, g, b = point_matrices(r)
+    d, w = np.random.default_rng(r).normal(size=r + 3), np.arange(1.0, r + 1)
     np.testing.assert_allclose(a.T @ ((g @ w) * (b.T @ d)), np.correlate(d, w), rtol=1e-12)
 
 

@@ -37,7 +37,7 @@ import numpy as np
 from .. import cuda
 from ..backend import contiguous, empty, inline, kernel, placed, zeros
 from ..checks import InputError
-from ..simd import OUTS, VECS, correlate_tile, lanes, product_tile
+from ..simd import OUTS, POINTS, TILE, VECS, correlate_tile, lanes, product_tile
 from ..tape import op
 from ..threads import share_out
 from . import winograd
@@ -149,7 +149,7 @@ def _with_raised_weights(args):
     x, affine, w, b, taps, y, sums, kz, ky, *rest = args
     if len(taps) == 0:
         planes = w.shape[1] // ky**2
-        raised = empty((winograd.POSITIONS, w.shape[0] * planes, OUTS), w.dtype)
+        raised = empty(((ky + 3) ** 2, w.shape[0] * planes, OUTS), w.dtype)
         share_out(raised_weights.compiled, raised.shape[1], 64, (0, None), (w, raised, ky))
         w = raised
     return x, affine, w, b, taps, y, sums, kz, ky, *rest
@@ -165,7 +165,7 @@ def conv_forward_kernel(
 ):
     if taps.size == 0:
         for item in range(start, stop):
-            forward_band(item, scratch, x, affine, w, b, y, sums, kz, 7 - ky, rows, groups)
+            forward_band(item, scratch, x, affine, w, b, y, sums, kz, ky, rows, groups)
         return
     channels, depth, height, width = y.shape[1:]
     pitch = width + kx - 1
@@ -209,7 +209,7 @@ def conv_weights_kernel(
 ):
     if taps.size == 1:  # by Winograd's method; the number of groups
         for item in range(start, stop):
-            weights_item(item, scratch, x, affine, gy, partial, bias, kz, 7 - ky, rows, slices,
+            weights_item(item, scratch, x, affine, gy, partial, bias, kz, ky, rows, slices,
                          taps[0])  # fmt: skip
         return
     channels, depth, height, width = gy.shape[1:]
@@ -337,62 +337,59 @@ FEWEST_TILES = 16  # of a plane
 
 def _by_winograd(x_shape, w_shape):
     outputs, inputs, _, ky, kx = w_shape
-    tiles = -(-x_shape[3] // max(7 - ky, 1)) * -(-x_shape[4] // max(7 - kx, 1))
-    return ky == kx and ky in (3, 5) and min(inputs, outputs) >= FEWEST_CHANNELS \
-        and tiles >= FEWEST_TILES  # fmt: skip
+    tiles = -(-x_shape[3] // TILE) * -(-x_shape[4] // TILE)
+    fits = ky == kx and ky in POINTS and tiles >= FEWEST_TILES
+    return fits and min(inputs, outputs) >= FEWEST_CHANNELS
 
 
 def _winograd_plan(x_shape, w_shape, dtype):
     n, inputs, depth, height, width = x_shape
-    outputs, _, kz, ky, _ = w_shape
-    m, lane, planes, blocks = 7 - ky, lanes(dtype), inputs * kz, -(-outputs // OUTS)
-    columns = winograd.columns_of(width, m)
-    lines, across = -(-height // m), -(-width // (m * columns))
-    pitch = -(-(columns + 2) // lane) * lane
+    outputs, _, kz, r, _ = w_shape
+    lane, planes, blocks, positions = lanes(dtype), inputs * kz, -(-outputs // OUTS), (r + 3) ** 2
+    columns = winograd.columns_of(width)
+    lines, across = -(-height // TILE), -(-width // (TILE * columns))
+    line = -(-(columns + 1) // lane) * lane * TILE
 
     def bands(rows):
         return n * depth * -(-lines // rows) * across
 
-    def scratch(rows, numbers):
-        work = m * pitch * (m * rows + 6 - m + 7)
-        return numbers + work + 8 * lane
+    def scratch(rows, size, outputs, more=0):
+        matrices = positions * ((planes + outputs) * size + 2 * lane)
+        return matrices + more + line * (TILE * rows + 2 * r + 2) + 8 * lane
 
-    # A band's 36 positions fit 900 kB, unless it would be less than two tiles wide.
-    fits = 900_000 // (36 * dtype.itemsize * (planes + blocks * OUTS))
-    rows = min(lines, max(1, max(fits, 6 * lane) // columns))
+    # A band's matrices fit 900 kB, unless it would be less than two products wide.
+    fits = 900_000 // (positions * dtype.itemsize * (planes + blocks * OUTS))
+    rows = min(lines, max(1, max(fits, 2 * VECS * lane) // columns))
     while rows > 1 and bands(rows) < 8:
         rows -= 1
     rows = winograd.even_parts(lines, rows)
     groups = min(blocks, -(-8 // bands(rows)))
     size = winograd.pitch_of(rows * columns, lane)
-    in_group = -(-blocks // groups) * OUTS
 
     # A group of outputs has 6 MB of sums.
-    gradient_groups = min(blocks, -(-36 * planes * blocks * OUTS // 1_500_000))
-    in_gradient_group = -(-blocks // gradient_groups) * OUTS
-    capacity = winograd.capacity_of(planes, in_gradient_group, lane)
+    gradient_groups = min(blocks, -(-positions * planes * blocks * OUTS // 1_500_000))
+    of_group = -(-blocks // gradient_groups) * OUTS
+    capacity = winograd.capacity_of(planes, of_group, lane)
     gradient_rows = winograd.even_parts(lines, min(lines, max(1, capacity // columns)))
     while gradient_rows > 1 and bands(gradient_rows) < 8:
         gradient_rows -= 1
-    capacity = winograd.pitch_of(max(gradient_rows * columns, capacity), lane)
-    sums = 36 * in_gradient_group * (planes + 2)
+    gradient_size = winograd.pitch_of(max(gradient_rows * columns, capacity), lane)
+    tiles = n * depth * lines * -(-width // TILE)
+    slices = _slices(bands(gradient_rows), blocks, planes * r * r)
     return _Plan(
         kernel_size=w_shape[2:],
-        rows=rows * m,
+        rows=rows * TILE,
         bands=bands(rows),
         groups=groups,
         taps=np.zeros(0, np.int64),
         tile=0,
-        scratch=scratch(rows, 36 * (planes + in_group) * size + 72 * lane),
-        gradient_rows=gradient_rows * m,
-        slices=min(
-            _slices(bands(gradient_rows), blocks, planes * ky * ky),
-            max(2, n * depth * lines * -(-width // m) // 256),
-        ),
+        scratch=scratch(rows, size, -(-blocks // groups) * OUTS),
+        gradient_rows=gradient_rows * TILE,
+        slices=min(slices, max(2, tiles // 256)),
         gradient_groups=gradient_groups,
         gradient_taps=np.array([gradient_groups]),
         gradient_scratch=scratch(
-            gradient_rows, 36 * (planes + in_gradient_group) * capacity + 72 * lane + sums
+            gradient_rows, gradient_size, of_group, positions * of_group * (planes + 2)
         ),
     )
 
