@@ -25,7 +25,6 @@ from ssi_cupy.unet import (
     unet,
     unet_backward,
     unet_forward,
-    windows_for,
 )
 
 NETWORKS = {
@@ -352,18 +351,11 @@ def test_equals_pytorch(net, shape):
 # ---- coarse voxels, bad input, files -----------------------------------------------------------
 
 
-def test_windows_make_voxels_cubes():
-    assert windows_for((1, 1, 1), 3) == ((2, 2, 2), (2, 2, 2))
-    assert windows_for((2, 1, 1), 3) == ((1, 2, 2), (2, 2, 2))
-    assert windows_for((0.4, 0.1, 0.1), 4) == ((1, 2, 2), (1, 2, 2), (2, 2, 2))
-    assert windows_for((1, 2, 2), 3) == ((2, 1, 1), (2, 2, 2))
-    net = ResidualUNet(3, windows=windows_for((4, 1, 1), 3), aspect=4.0)
+def test_kernels_are_flat_where_voxels_are_high():
+    net = ResidualUNet(3, windows=((1, 2, 2), (1, 2, 2)), aspect=4.0)
     kernels = [kernel for _, _, kernel in net.units.values()]
     assert kernels == [(1, 3, 3), (1, 3, 3), (3, 3, 3), (1, 3, 3), (1, 3, 3)]
     assert net.shapes["shrink0.weight"] == (96, 48, 1, 2, 2)
-    for spacing in ((1, 1), (1, 0, 1), (1, np.nan, 1)):
-        with pytest.raises(InputError, match="^spacing: expected"):
-            windows_for(spacing, 3)
 
 
 @pytest.mark.parametrize("network", [ResidualUNet, PlainUNet])

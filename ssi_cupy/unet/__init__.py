@@ -12,13 +12,13 @@ from ..backend import zeros
 from ..checks import InputError, positive_int
 from ..tape import op
 from .kobayashi import UNet
-from .layout import Network, windows_for
+from .layout import Network
 from .plain import PlainUNet
 from .residual import ResidualUNet
 
 NETWORKS = {network.__name__: network for network in (UNet, ResidualUNet, PlainUNet)}
 
-__all__ = ["NETWORKS", "Network", "parameter", "unet", "windows_for", *NETWORKS]
+__all__ = ["NETWORKS", "Network", "parameter", "unet", *NETWORKS]
 
 
 def unet_forward(

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import random
 from ..backend import empty, zeros
-from ..checks import InputError, choice, number, positive_int
+from ..checks import InputError, choice, positive_int
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
 
@@ -194,33 +194,6 @@ class Stepped(Network):
             way.append(("upsample", self.pooling[level]))
             way += [("conv", self.kernel(3, level))] * 2
         return way
-
-
-def windows_for(spacing, depth):
-    """The windows between `depth` levels that bring voxels near to cubes, and keep them there.
-
-    An axis is not pooled as long as voxels are √2 times longer along it than along the shortest.
-
-    Parameters
-    ----------
-    spacing : (float, float, float)
-        The size of a voxel along Z, Y and X, in any unit.
-    depth : int
-
-    Returns
-    -------
-    tuple of (int, int, int)
-        One fewer than there are levels.
-    """
-    sizes = [number(size, "spacing") for size in spacing]
-    if len(sizes) != 3 or min(sizes) <= 0:
-        raise InputError("spacing", "three numbers above 0", spacing)
-    windows = []
-    for _ in range(positive_int(depth, "depth") - 1):
-        shortest = min(sizes)
-        windows.append(tuple(2 if size < np.sqrt(2) * shortest else 1 for size in sizes))
-        sizes = [size * n for size, n in zip(sizes, windows[-1], strict=True)]
-    return tuple(windows)
 
 
 def _reach(way):
