@@ -170,4 +170,4 @@ def _text(axis, image, title):
 
 def _save(figure, path):
     with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+        figure.savefig(part, format="png", dpi=80)
