@@ -126,6 +126,7 @@ def test_a_network_has_the_same_values_and_gradients(net, shape, branches, threa
 @pytest.mark.parametrize("enough", [1, 10**9])  # large tiles; threads that share the planes
 @pytest.mark.parametrize("kernel", [(1, 7, 7), (1, 13, 3), (3, 1, 9), (1, 5, 5), (1, 3, 3)])
 def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkeypatch):
+    """With the slices of a GPU in the weights' gradient: one, or as many as there are bands."""
     rng = np.random.default_rng(0)
     x, gy = rng.normal(size=(1, 11, 2, 21, 75)), rng.normal(size=(1, 9, 2, 21, 75))
     w, b, affine = rng.normal(size=(9, 11, *kernel)), rng.normal(size=9), rng.normal(size=(2, 11))
@@ -136,6 +137,7 @@ def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkey
 
     expected = once()
     monkeypatch.setattr(conv, "ENOUGH", enough)
+    monkeypatch.setattr(conv, "is_cupy", lambda array: True)
     with emulated(threads, backwards):
         got = once()
     for ours, theirs in zip(got, expected, strict=True):

@@ -35,12 +35,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import cuda
-from ..backend import contiguous, empty, inline, kernel, placed, zeros
+from ..backend import contiguous, empty, inline, is_cupy, kernel, placed, zeros
 from ..checks import InputError
 from ..simd import OUTS, POINTS, TILE, VECS, correlate_tile, lanes, product_tile
 from ..tape import op
 from ..threads import share_out
 from . import winograd
+from .filters import combined, packed
 from .winograd import forward_band, raised_weights, weights_item
 
 
@@ -80,31 +81,28 @@ def conv_backward(gy, saved):
 
 def conv_backward_input(gy, w):
     """gx: gy convolved with w, mirrored in space, its inputs and outputs exchanged."""
-    mirrored = w[:, :, ::-1, ::-1, ::-1].swapaxes(0, 1)
-    return _correlate(contiguous(gy), mirrored, None, None, False)[0]
+    return _correlate(contiguous(gy), w, None, None, False, mirrored=True)[0]
 
 
 def conv_backward_weights(gy, x, shape, affine=None):
     """(gw, gb): gw of `shape`, in two stages, so that its bits do not depend on the threads."""
     gy, x = contiguous(gy), contiguous(x)
     plan = _plan(x.shape, shape, x.dtype)
-    outputs, inputs = shape[:2]
+    slices, rows = plan.slices, plan.gradient_rows
+    if is_cupy(x):
+        slices, rows = _slices_on_cuda(x.shape, shape, x.itemsize)
+    outputs = shape[0]
     blocks = -(-outputs // OUTS)
     triples = -(-int(np.prod(shape[1:])) // VECS)
-    partial = empty((plan.slices, blocks, triples, OUTS, VECS), x.dtype, like=x)
-    bias = empty((plan.slices, outputs), x.dtype, like=x)
+    partial = empty((slices, blocks, triples, OUTS, VECS), x.dtype, like=x)
+    bias = empty((slices, outputs), x.dtype, like=x)
     conv_weights_kernel(
-        plan.slices * plan.gradient_groups, x, _affine(affine, x), gy,
+        slices * plan.gradient_groups, x, _affine(affine, x), gy,
         placed(plan.gradient_taps, x), partial, bias,
-        *plan.kernel_size, plan.gradient_rows, plan.slices,
+        *plan.kernel_size, rows, slices,
         scratch=plan.gradient_scratch,
     )  # fmt: skip
-    summed = partial.sum(axis=0) if plan.slices > 1 else partial[0]
-    gw = empty(shape, x.dtype, like=x)
-    taps = int(np.prod(shape[1:]))
-    flat = summed.transpose(0, 2, 1, 3).reshape(blocks * OUTS, -1)
-    gw[...] = flat[:outputs, :taps].reshape(shape)
-    return gw, bias.sum(axis=0)
+    return combined(partial, shape), bias.sum(axis=0)
 
 
 conv = op(conv_forward, conv_backward)
@@ -394,19 +392,10 @@ def _winograd_plan(x_shape, w_shape, dtype):
     )
 
 
-def _correlate(x, w, b, affine, moments):
+def _correlate(x, w, b, affine, moments, mirrored=False):
     x = contiguous(x)
-    plan = _plan(x.shape, w.shape, x.dtype)
-    outputs, inputs = w.shape[:2]
-    blocks = -(-outputs // OUTS)
-    # [block of 8 outputs, tap, output in block]: a tile reads its weights front to back
-    taps = int(np.prod(w.shape[1:]))
-    packed = empty((blocks, taps, OUTS), x.dtype, like=x)
-    whole, rest = divmod(outputs, OUTS)
-    filters = w.reshape(outputs, -1)
-    packed[:whole] = filters[: whole * OUTS].reshape(whole, OUTS, taps).swapaxes(1, 2)
-    if rest:
-        packed[-1, :, :rest], packed[-1, :, rest:] = filters[whole * OUTS :].T, 0
+    outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
+    plan = _plan(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype)
     bias = b if b is not None else zeros(outputs, x.dtype, like=x)
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
     # of each band or tile, whichever there are more of; what nobody fills stays zero
@@ -414,7 +403,7 @@ def _correlate(x, w, b, affine, moments):
     sums = zeros((parts if moments else 0, 2, outputs), np.float64, like=x)
     conv_forward_kernel(
         plan.bands * plan.groups,
-        x, _affine(affine, x), packed, bias, placed(plan.taps, x), y, sums,
+        x, _affine(affine, x), packed(w, mirrored=mirrored), bias, placed(plan.taps, x), y, sums,
         *plan.kernel_size, plan.rows, plan.groups, plan.tile,
         scratch=plan.scratch,
     )  # fmt: skip
@@ -471,13 +460,28 @@ def _forward_launch(args, threads):
 
 def _weights_launch(args, threads):
     x, partial, (kz, ky, kx) = args[0], args[4], args[6:9]
-    planes = x.shape[1] * kz
-    warps = WARPS[x.itemsize]
-    lines = min(ky, warps)  # rows of taps, of one plane, that a block has: a warp each
-    per_block = max(1, min(planes, min(threads // 25, warps) // lines))
+    lines, per_block, parts = _parts(x.shape[1] * kz, ky, x.itemsize, threads)
     tile = OUTS * 8 * 64 + per_block * (8 + lines - 1) * _row_length(64, kx)
-    grid = *partial.shape[:2], -(-planes // per_block) * -(-ky // lines)
-    return grid, (32, per_block * lines), tile * x.itemsize
+    return (*partial.shape[:2], parts), (32, per_block * lines), tile * x.itemsize
+
+
+def _parts(planes, ky, itemsize, threads):
+    """Of conv_weights_kernel: rows of taps that a block has of a plane, a warp each; planes that
+    it has; blocks for all planes."""
+    warps = WARPS[itemsize]
+    lines = min(ky, warps)
+    per_block = max(1, min(planes, min(threads // 25, warps) // lines))
+    return lines, per_block, -(-planes // per_block) * -(-ky // lines)
+
+
+def _slices_on_cuda(x_shape, w_shape, itemsize):
+    """(slices of the image, rows of a band) for conv_weights_kernel: as many slices as give enough
+    blocks, of bands of 8 rows, which are one tile high; but partial sums of 64 MiB at most."""
+    n, inputs, depth, height, _ = x_shape
+    outputs, _, kz, ky, _ = w_shape
+    blocks = -(-outputs // OUTS) * _parts(inputs * kz, ky, itemsize, cuda.THREADS)[2]
+    fits = (64 << 20) // (itemsize * int(np.prod(w_shape)))
+    return max(1, min(n * depth * -(-height // 8), -(-2 * ENOUGH // blocks), fits)), 8
 
 
 def _row_length(width, kx):

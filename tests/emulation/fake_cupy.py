@@ -21,6 +21,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ssi_cupy import backend, cuda
+from ssi_cupy.ops import conv
 
 from . import emulator
 
@@ -398,6 +399,8 @@ def _loops_for_kernels(patch, device):
         return n and device.do(lambda: call(kernel, n, *frozen, scratch=scratch))
 
     patch.setattr(backend.Kernel, "__call__", launched)
+    # scratch memory of the loop is as large as its own bands take, not those of the kernel
+    patch.setattr(conv, "is_cupy", lambda array: False)
 
 
 @contextlib.contextmanager
