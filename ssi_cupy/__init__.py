@@ -10,7 +10,10 @@ _WHERE = {
     "Restoration": "restore",
     "SelfSupervisedInverse": "inversion",
 }
-_ROOMS = ("classical", "degrade", "metrics", "ops", "optim", "physics", "psf", "recipes", "tape")
+_ROOMS = (
+    "classical", "degrade", "losses", "masking", "metrics", "ops", "optim", "physics", "psf",
+    "recipes", "tape", "tiles", "unet",
+)  # fmt: skip
 
 __all__ = [*_WHERE, *_ROOMS]
 
