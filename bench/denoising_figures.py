@@ -6,7 +6,7 @@ from ssi_cupy.files import replacing
 
 TITLES = {"mice": "confocal, mice", "BPAE_B": "confocal, BPAE", "text": "text, noise 100"}
 HOW = """\
-The range of PSNR, which the paper does not tell, is here the truth's greatest value less its least,
+The range of PSNR, which the paper does not tell, is the truth's greatest value less its least,
 image by image, and the figure the mean over the images. Confocal: one noisy frame each is trained on, with
 2 % of its pixels held out, and scored against the mean of many. Text: trained on the noisy images,
 a tenth of them held out, and scored on 64 others. "Convolved" is Noise2Void's result, blurred
