@@ -15,8 +15,8 @@ The gradient by the input is a convolution too. By the weights, what is linear i
 
     gw = G' (Σ_tiles (A gy Aᵀ) · (Bᵀ d B)) G
 
-The points (`simd.POINTS`) are those that lose least in float32: two to five times the rounding of
-the plain sum, some 1e-6 of the largest value.
+The points (`simd.POINTS`) are those that lose least in float32: some 1e-6 of the values, a few
+times as much as the plain sum.
 
 How the loops work: a *band* is some rows of tiles, or a part of these in wide images, of one plane,
 so small that all of its positions stay in the second-level cache. Rows of x are laid in *phases*,
