@@ -10,9 +10,9 @@ The range of PSNR, which the paper does not tell, is the truth's greatest value 
 image by image, and the figure the mean over the images. Confocal: one noisy frame each is trained
 on, with 2 % of its pixels held out, and scored against the mean of many. Text: trained on the noisy
 images, a tenth of them held out, and scored on 64 others. "Convolved" is Noise2Void's result,
-blurred with the Gaussian of σ = 1 pixel that ours has. Negative: the mean of |min(z, 0)| of the phantom z
-that ours makes, grey levels. Published figures are of other data: there ours− is ahead of
-Noise2Void by 0.3 to 0.6 dB, and ours+ by −1.0 to 0.7 dB."""
+blurred with the Gaussian of σ = 1 pixel that ours has. Negative: the mean of |min(z, 0)| of the
+phantom z that ours makes, grey levels. Published figures are of other data: there ours− is ahead
+of Noise2Void by 0.3 to 0.6 dB, and ours+ by −1.0 to 0.7 dB."""
 
 
 def write(out, found):
