@@ -367,13 +367,17 @@ def _winograd_plan(x_shape, w_shape, dtype):
     # A group of outputs has 6 MB of sums.
     gradient_groups = min(blocks, -(-positions * planes * blocks * OUTS // 1_500_000))
     of_group = -(-blocks // gradient_groups) * OUTS
-    capacity = winograd.capacity_of(planes, of_group, lane)
-    gradient_rows = winograd.even_parts(lines, min(lines, max(1, capacity // columns)))
+    numbers = positions * (planes + of_group)
+    gradient_rows = min(lines, max(1, (16 if numbers <= 8000 else 8) * lane // columns))
+    gradient_rows = winograd.even_parts(lines, gradient_rows)
     while gradient_rows > 1 and bands(gradient_rows) < 8:
         gradient_rows -= 1
-    gradient_size = winograd.pitch_of(max(gradient_rows * columns, capacity), lane)
     tiles = n * depth * lines * -(-width // TILE)
     slices = _slices(bands(gradient_rows), blocks, planes * r * r)
+    slices = min(slices, max(2, tiles // 256))
+    per_band, per_slice = gradient_rows * columns, -(-bands(gradient_rows) // slices)
+    capacity = winograd.capacity_of(numbers, lane, per_band, per_slice)
+    gradient_size = winograd.pitch_of(capacity, lane)
     return _Plan(
         kernel_size=w_shape[2:],
         rows=rows * TILE,
@@ -383,7 +387,7 @@ def _winograd_plan(x_shape, w_shape, dtype):
         tile=0,
         scratch=scratch(rows, size, -(-blocks // groups) * OUTS),
         gradient_rows=gradient_rows * TILE,
-        slices=min(slices, max(2, tiles // 256)),
+        slices=slices,
         gradient_groups=gradient_groups,
         gradient_taps=np.array([gradient_groups]),
         gradient_scratch=scratch(

@@ -86,9 +86,12 @@ def stride_of(rows, size, lane):
 
 
 @inline
-def capacity_of(planes, outputs, lane):
-    """Tiles that a weights' gradient gathers: sums over fewer have more lanes to add up."""
-    return (16 if planes + outputs <= 300 else 8) * lane
+def capacity_of(numbers, lane, band, bands):
+    """Tiles that a weights' gradient gathers, of `bands` bands and `numbers` numbers each.
+
+    Sums over fewer have more lanes to add up; more take more memory, here 6 MB in float32.
+    """
+    return max(band, min(band * bands, (16 if numbers <= 8000 else 8) * lane))
 
 
 # ---- the transforms -----------------------------------------------------------------------------
@@ -328,7 +331,9 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, r, rows, slice
     part, group = item // groups, item % groups
     first, last = group * blocks // groups, (group + 1) * blocks // groups
     outputs = (last - first) * 8
-    capacity = max(rows // 4 * columns, capacity_of(planes, outputs, lane))
+    per_band = rows // 4 * columns
+    numbers = positions * (planes + ceil_div(blocks, groups) * 8)  # of the largest group
+    capacity = capacity_of(numbers, lane, per_band, ceil_div(count, slices))
     size = pitch_of(capacity, lane)
     even = ceil_div(planes, 3) * 3
     stride, gradient_stride = stride_of(planes, size, lane), stride_of(outputs, size, lane)
@@ -350,7 +355,7 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, r, rows, slice
         raise_band(gy, affine, n, z, y0, x0, first * 8, outputs, lines, across, r, scratch, work,
                    gradient + tiles, size, bias[part])  # fmt: skip
         tiles += lines * across
-        if tiles + rows // 4 * columns <= capacity and band + 1 < stop:
+        if tiles + per_band <= capacity and band + 1 < stop:
             continue
         vectors = ceil_div(tiles, lane)
         for position in range(positions):
