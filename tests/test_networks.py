@@ -378,7 +378,7 @@ def test_images_they_cannot_take_are_refused(net, shape):
 
 @every_network
 def test_reach_and_footprint_are_what_they_say(net, shape):
-    shape = (1, 64, 60) if net.ndim == 2 else (4 * net.smallest[0], 32, 32)
+    shape = (1, 256, 240) if net.ndim == 2 else (4 * net.smallest[0], 32, 32)
     x = np.random.default_rng(0).normal(size=(1, net.inputs, *shape))
     parameters = net.initial_parameters(0, np.float64)
     statistics = net.initial_statistics(np.float64)
@@ -388,7 +388,8 @@ def test_reach_and_footprint_are_what_they_say(net, shape):
     assert 0.8 * net.footprint <= measured <= 1.1 * net.footprint
     x[..., 0] += 1.0
     moved, _ = unet_forward(x, parameters, net=net, statistics=statistics)
-    changed = np.nonzero(np.abs(moved - y).max(axis=(0, 1, 2, 3)) > 1e-12)[0]
+    change = np.abs(moved - y).max(axis=(0, 1, 2, 3))
+    changed = np.nonzero(change > 1e-13 * np.abs(y).max())[0]  # but for rounding, within a block
     assert changed.max() <= net.reach[2]
 
 
