@@ -7,6 +7,7 @@ BENCHES = {
     "step": "one training step and one inference, in turns with PyTorch; peak memory",
     "networks": "the papers' wide networks, there and back, in turns with PyTorch",
     "start": "what an import costs; the first step, compiled and from the cache",
+    "scaling": "a training step with more threads, and on larger images",
     "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
     "volume": "a volume larger than memory, predicted tile by tile: peak memory and time",
     "convolution": "a training step by FFT and by direct convolution with a large 3-D PSF",

@@ -1,5 +1,7 @@
 """The same work for everyone: an image, a blur, and a training with recipe SSI."""
 
+import dataclasses
+
 import numpy as np
 
 
@@ -19,8 +21,9 @@ def psf(ndim=2, width=17):
     return line[:, None] * line if ndim == 2 else line[:, None, None] * line[:, None] * line
 
 
-def training(shape, steps=3000):
-    """A `Training` by recipe SSI, before its first step. `shape` is (Y, X) or (Z, Y, X)."""
+def training(shape, steps=3000, **changed):
+    """A `Training` by recipe SSI, but for what is `changed`, before its first step. `shape` is
+    (Y, X) or (Z, Y, X)."""
     from ssi_cupy import recipes
     from ssi_cupy.inversion import SelfSupervisedInverse
     from ssi_cupy.physics import PSFConvolution
@@ -29,5 +32,6 @@ def training(shape, steps=3000):
     ndim = len(shape)
     width = 17 if ndim == 2 else 9
     mode = "mirror" if ndim == 2 else "nearest"
-    model = SelfSupervisedInverse(PSFConvolution(psf(ndim, width), mode=mode), recipes.SSI)
+    recipe = dataclasses.replace(recipes.SSI, **changed)
+    model = SelfSupervisedInverse(PSFConvolution(psf(ndim, width), mode=mode), recipe)
     return Training(model, image(shape), steps)

@@ -23,7 +23,7 @@ def bench(*arguments):
 
 def test_all_benches_are_listed_and_explain_themselves():
     listed = bench()
-    for name in ("step", "start", "roofline", "kernels", "volume", "convolution"):
+    for name in ("step", "scaling", "start", "roofline", "kernels", "volume", "convolution"):
         assert f"\n  {name} " in listed
         assert "--out" in bench(name, "--help")
 
@@ -60,6 +60,15 @@ def test_roofline_finds_every_convolution(tmp_path):
     assert sum(p["calls"] for p in convolutions) >= 2 * 19 - 1  # forward, and to the inputs
     assert all(p["flops"] > 0 and p["bytes"] > 0 for p in convolutions)
     assert 0 < result["explained"] <= 1
+
+
+def test_scaling_is_timed_and_drawn(tmp_path):
+    options = ["--side", "32", "--sides", "32", "256", "--rounds", "1", "--threads", "2"]
+    assert "efficiency" in bench("scaling", *options, "--out", tmp_path)
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["efficiency"]["1"] == 1 and found["efficiency"]["2"] > 0
+    assert set(found["seconds_by_side"]) == {"32", "256"} and found["spread"] == 0
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
 def test_volume_is_predicted_from_file_to_file(tmp_path):
