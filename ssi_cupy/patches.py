@@ -303,6 +303,12 @@ class ImageSet(Patches):
         shape = [min(n, m) for n, m in zip(self.images.shapes[first][1:], SAMPLE, strict=True)]
         return self._normalised(first, (0, 0, 0), shape)[None]
 
+    def ends(self):
+        """(least, greatest) of the training images, in the unit of the training."""
+        offset, scale = self.units
+        low, high = self.images.subset(self.parts[0]).ends()
+        return (low - offset) / scale, (high - offset) / scale
+
     def every(self):
         """Some batches of all that there is."""
         n, _, *box = self.shape

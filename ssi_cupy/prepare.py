@@ -71,20 +71,21 @@ def _in_units(g, offset, scale, y):
     return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
 
 
-def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None):
+def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None, ends=None):
     """The losses of a recipe in units of the normalised image `y`.
 
     A recipe counts positivity from where the data are 0. Its bounds are those of the normalised
     image or, where that is standardised, parts of the image's range, in which their terms are
-    measured too. With ``adaptive``, some settings are multiples of the noise of `y`. With the
-    `spacing` of the pixels, differences along an axis are divided by their distance.
+    measured too. That range is `ends`, where `y` is but a part of what is trained on. With
+    ``adaptive``, some settings are multiples of the noise of `y`. With the `spacing` of the pixels,
+    differences along an axis are divided by their distance.
     """
     losses = recipe.losses
     if spacing:
         losses = dataclasses.replace(losses, spacing=relative(spacing))
     losses = dataclasses.replace(losses, zero=(losses.zero - offset) / scale)
     if recipe.normalise == "standardise":
-        low, high = float(y.min()), float(y.max())
+        low, high = ends or (float(y.min()), float(y.max()))
         unit = (high - low) ** (2 if losses.bound_squared else 1)
         losses = dataclasses.replace(
             losses, low=low + losses.low * (high - low), high=low + losses.high * (high - low),
@@ -143,7 +144,8 @@ def network_for(y, template=None, spacing=None):
     """
     channels, (depth, height, width) = y.shape[1], y.shape[2:]
     if min(height, width) < 16:
-        raise InputError("image", "at least 16 pixels along Y and X", f"shape {y.shape[2:]}")
+        expected = "at least 16 pixels along Y and X, of a patch with its halo too"
+        raise InputError("image", expected, f"shape {y.shape[2:]}")
     template = template or UNet()
     aspect = relative(spacing)[0] if spacing and depth > 1 else 1.0
     windows, z, across = [], 1, 1  # and how many pixels of the image one of the level is

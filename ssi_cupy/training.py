@@ -79,7 +79,8 @@ class Training:
             self.source, y = self._of_one(image, source)
         self.g = forward_model(model.physics, recipe, y, *model.units)
         spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
-        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing)
+        ends = self.source.ends() if isinstance(image, Images) else None
+        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing, ends)
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
         one_channel = (shape[0], 1, *shape[2:])

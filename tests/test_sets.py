@@ -41,6 +41,19 @@ IMAGES = [picture(40, 44), picture(32, 50), picture(44, 36), picture(36, 36)]
 # ---- what can be trained on -----------------------------------------------------------------
 
 
+def test_a_blank_image_of_a_set_is_one_like_others():
+    made = model()
+    training = Training(made, gather([np.full((36, 36), 100.0), *IMAGES]), 2)
+    low, high = training.losses.low, training.losses.high
+    offset, scale = made.units
+    shown = np.concatenate([training.source.images.whole(i).ravel()
+                            for i in training.source.parts[0]])  # fmt: skip
+    assert (low * scale + offset, high * scale + offset) == pytest.approx(
+        (shown.min(), shown.max())
+    )
+    assert 0 in training.source.parts[0]
+
+
 @pytest.mark.parametrize("image", [
     picture(40, 33), picture(10, 24, 26), IMAGES, picture(4, 2, 1, 30, 32),
     [picture(9, 24, 26), picture(9, 28, 26)],
