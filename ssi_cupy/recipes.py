@@ -14,13 +14,21 @@ from .losses import Losses
 from .masking import FILLS, NoiseLevel, RandomMask, StratifiedMask
 from .optim import Constant, OneCycle, Plateau, StepDecay
 from .random import seed_from
-from .unet import PlainUNet, ResidualUNet, UNet
+from .unet import Network, PlainUNet, ResidualUNet, UNet
 
 __all__ = [
     "DECONOISING", "DECONOISING_MINUS", "DEFAULT", "NOISE2SAME", "NOISE2SAME_3D", "NOISE2SAME_D",
     "NOISE2SAME_D_3D", "NOISE2SELF", "NOISE2SELF_3D", "NOISE2VOID", "SSI", "SSI_NO_MASKING",
     "Recipe", "get", "names", "seed_from",
 ]  # fmt: skip
+
+KINDS = {  # of what a recipe is made of
+    "network": (Network,),
+    "mask": (RandomMask, StratifiedMask, type(None)),
+    "input_noise": (NoiseLevel, type(None)),
+    "losses": (Losses,),
+    "schedule": (Constant, Plateau, StepDecay, OneCycle),
+}
 
 
 @dataclass(frozen=True)
@@ -144,16 +152,22 @@ class Recipe:
     keep_best: bool = True
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), KINDS.get(field.name)
+            if kinds and not isinstance(value, kinds):
+                names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+                raise InputError(field.name, names, repr(value))
+            if field.type == "float":
+                number(value, field.name, low=0)
         positive_int(self.steps, "steps")
         positive_int(self.accumulate, "accumulate")
         choice(self.normalise, "normalise", ("range", "percentile", "standardise"))
-        for name in ("patch", "batch", "epoch"):
-            if name != "patch" or self.patch is not None:
+        for name in ("patch", "crop", "batch", "epoch"):
+            if getattr(self, name) is not None or name in ("batch", "epoch"):
                 positive_int(getattr(self, name), name)
         symmetry.check(self.turns)
         choice(self.fill, "fill", FILLS)
         choice(self.validation_fill, "validation_fill", (None, *FILLS))
-        number(self.lr, "lr", low=0)
         number(self.average, "average", low=0, high=1)
         number(self.validation, "validation", low=0, high=0.9)
         positive_int(self.patience, "patience", minimum=0)

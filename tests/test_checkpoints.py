@@ -151,6 +151,12 @@ def test_bad_input_is_named(named, options):
         ("validation", {"validation": 1.5}),
         ("validation", {"validation": 0.0, "keep_best": True}),
         ("lr", {"lr": -1.0}),
+        ("l2", {"l2": -1e-6}),
+        ("crop", {"crop": 0}),
+        ("network", {"network": "unet"}),
+        ("mask", {"mask": 0.5}),
+        ("losses", {"losses": "l2"}),
+        ("schedule", {"schedule": None}),
     ],
 )
 def test_a_bad_recipe_is_named(named, fields):

@@ -1,4 +1,4 @@
-"""`ResidualUNet`, of Papkov et al. (2021): its wiring, and the two passes by hand.
+"""`ResidualUNet`, of Papkov et al. (2023): its wiring, and the two passes by hand.
 
 A convolution, then on each level one residual unit, with the activations before the convolutions
 (He et al. 2016, "Identity mappings in deep residual networks")::
@@ -79,11 +79,11 @@ class ResidualUNet(Stepped):
 
     @property
     def base(self):
-        return self.width or (96 if self.ndim == 2 else 48)
+        return (96 if self.ndim == 2 else 48) if self.width is None else self.width
 
     @property
     def joining(self):
-        return self.skip or ("concat" if self.ndim == 2 else "add")
+        return ("concat" if self.ndim == 2 else "add") if self.skip is None else self.skip
 
     @cached_property
     def units(self):
