@@ -11,11 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from .checks import FileError, InputError
+from .checks import FileError, InputError, choice
 
 PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
-TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed"}
+TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
 OPTIONS = (
     "psf recipe steps seed device axes spacing psf_spacing mode tile_size tile_overlap checkpoint "
     "resume sigma ndim size out patch"
@@ -124,8 +124,10 @@ def _train(args):
 
     from . import images, recipes
     from .inversion import SelfSupervisedInverse
+    from .ops.pad import MODES
 
     recipe = recipes.get(args.recipe)
+    choice(args.mode, "mode", MODES)
     if args.patch is not None:
         recipe = dataclasses.replace(recipe, patch=args.patch)
     kept = {"--output": args.output, "--checkpoint": args.checkpoint}
@@ -138,6 +140,9 @@ def _train(args):
         _complain(error)
 
     found = images.gather(where, args.axes, "IN", bad=report if len(where) > 1 else None)
+    if len(found) > 1 and not recipe.patch:
+        expected = f"a number of pixels, as recipe {recipe.name} has none, for many images"
+        raise InputError("patch", expected, "none")
     physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
     options = {"rng": args.seed, "device": args.device, "spacing": args.spacing or found.spacing}
     model = SelfSupervisedInverse(physics, recipe, **options)
@@ -277,12 +282,16 @@ def _in_order(spacing, axes):
     return tuple(spacing[a] for a in names) if set(names) <= set(spacing) else None
 
 
-def _numbers(text):
-    return [float(part) for part in text.split(",")]
+def _numbers(text, kind=float, what="numbers"):
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        message = f"expected {what} with commas between them, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _whole(text):
-    return [int(part) for part in text.split(",")]
+    return _numbers(text, int, "whole numbers")
 
 
 # ---- the parser -----------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def restore(model, image, result="denoised", axes=None):
 
 def _letters(image, axes):
     shape = image.data.shape
-    return letters_of(tiff.Layout("the file", shape, image.axes, image.data.dtype, None), axes)
+    return letters_of(tiff.Layout(None, shape, image.axes, image.data.dtype, None), axes)
 
 
 def _targets(where, output):

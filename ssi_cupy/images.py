@@ -46,8 +46,10 @@ def find(where, argument="image"):
     if path.is_dir():
         found = [p for p in sorted(path.iterdir()) if _is_tiff(p)]
         where = f"the folder {str(where)!r}"
-    elif path.exists() or not glob.has_magic(str(where)):
+    elif path.exists():
         return [path]
+    elif not glob.has_magic(str(where)):
+        raise FileError(argument, "an existing TIFF file or folder", repr(str(where)))
     else:
         found = [p for p in map(Path, sorted(glob.glob(str(where)))) if p.is_file()]
         where = f"the pattern {str(where)!r}"
@@ -155,7 +157,7 @@ class Images:
     def __init__(self, images, argument="image"):
         self._images, self.argument = images, argument
         self.names, self.shapes = [i.name for i in images], [i.shape for i in images]
-        self._alike("a 2-D or a 3-D image", lambda i: "3-D" if i.shape[1] > 1 else "2-D")
+        self._alike("rank", lambda i: "3-D" if i.shape[1] > 1 else "2-D")
         self._alike("channels", lambda i: f"{i.shape[0]} channels")
         kinds = {i.dtype.newbyteorder("="): i.name for i in images}
         if len(kinds) > 1:
@@ -264,7 +266,7 @@ def letters_of(layout, axes=None, argument="image"):
     right = len(letters) == len(set(letters)) == len(layout.shape)
     if not right or set(letters) - set("TCZYX") or not {"Y", "X"} <= set(letters):
         expected = f"a letter of T C Z Y X for each axis of {layout.shape}, as ZYX"
-        got = f"{letters!r} of {str(layout.path)!r}"
+        got = repr(letters) + (f" of {str(layout.path)!r}" if layout.path else "")
         raise FileError("axes", expected, got)
     return letters
 

@@ -50,6 +50,9 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     if (shape[2] > 1) != (model.net.ndim == 3):
         expected = f"a {model.net.ndim}-D image, as the model was trained on"
         raise InputError("image", expected, f"shape {tuple(image.shape)}")
+    if any(n < least for n, least in zip(shape[2:], model.net.smallest, strict=True)):
+        expected = f"at least {model.net.smallest} pixels along (Z, Y, X), as the network pools"
+        raise InputError("image", expected, f"shape {tuple(image.shape)}")
     margin = margin_of(model.physics, model.recipe, shape[2:])
     local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
     given = _given(tile_size, tile_overlap, image.shape)

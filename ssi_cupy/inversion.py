@@ -50,7 +50,8 @@ class SelfSupervisedInverse:
 
     Attributes
     ----------
-    net : UNet
+    net : Network
+        See `ssi_cupy.unet`.
     parameters : (net.size,) array
     history : list of dict
         ``step``, ``loss``, ``validation`` and ``lr`` of each step.

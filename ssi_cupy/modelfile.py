@@ -46,8 +46,11 @@ def read(path, kind, argument="path"):
             arrays = {name: npz[name] for name in npz.files}
         header = json.loads(str(arrays.pop("header")))
         found = header.pop("kind", None), header.pop("version", None)
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise FileError(argument, expected, f"{str(path)!r} ({error})") from None
+    except OSError as error:
+        raise FileError(argument, expected, f"{str(path)!r} ({error.strerror or error})") from None
+    except (ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        # not the reader's words: numpy's advice is to unpickle the file
+        raise FileError(argument, expected, f"{str(path)!r}, which is another or damaged") from None
     if found != (f"ssi_cupy {kind}", VERSION):
         raise FileError(argument, expected, f"{found[0]}, version {found[1]}")
     return header, arrays

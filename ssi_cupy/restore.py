@@ -15,6 +15,7 @@ from . import recipes
 from .backend import contiguous, empty, host, log, resolve_device
 from .checks import InputError, choice, point_spread_function, real_array, varying
 from .inversion import SelfSupervisedInverse
+from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
 from .prepare import voxel
 from .psf import prepare
@@ -168,7 +169,7 @@ def denoise(
     if psf is not None:
         psf = _on_grid(point_spread_function(host(psf), ndim=(2, 3)), spacing, psf_spacing)
     axes = _axes(image, axes, channel_axis, psf)
-    choice(mode, "mode", ("mirror", "nearest", "wrap", "constant"))
+    choice(mode, "mode", MODES)
     physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
     return _restore(
         image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,

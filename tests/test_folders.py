@@ -128,8 +128,12 @@ def test_bad_files_of_a_folder_are_reported_and_the_rest_goes_on(here, capsys):
     (("train", "in", "-o", "m", "--psf-sigma", "-1"), "--psf-sigma: expected a finite number"),
     (("train", "in", "-o", "m", "--patch", "0"), "--patch: expected a whole number"),
     (("train", "in", "-o", "m", "--axes", "ZYX"), "IN: expected at least one image"),
-    (("train", "in", "stack.tif", "-o", "m"), "images that are alike in a 2-D or a 3-D image"),
-    (("apply", "none", "in", "-o", "out"), "path: expected a model file"),
+    (("train", "in", "stack.tif", "-o", "m"), "images that are alike in rank, got 2-D"),
+    (("apply", "none", "in", "-o", "out"), "MODEL: expected a model file"),
+    (("apply", "stack.tif", "in", "-o", "out"), "MODEL: expected a model file"),
+    (("apply", "model.npz", "missing", "-o", "out"), "IN: expected an existing TIFF file"),
+    (("train", "in", "-o", "m", "--mode", "mirrors"), "--mode: expected one of 'mirror'"),
+    (("train", "in", "-o", "m", "--recipe", "default"), "--patch: expected a number of pixels"),
     (("apply", "model.npz", "empty", "-o", "out"), "IN: expected at least one TIFF file"),
     (("apply", "model.npz", "in", "-o", "in"), "-o: expected another folder"),
     (("apply", "model.npz", "in/0.tif", "-o", "in/0.tif"), "-o: expected another file"),
@@ -141,7 +145,8 @@ def test_bad_arguments(here, command, said, capsys):
     os.mkdir("empty")
     tiff.write("stack.tif", counts(5, 40, 40), "ZYX")
     more = ("--recipe", "patches", "--steps", "4", "--no-progress")
-    assert cli.main([*command, *(more if command[0] == "train" else ())]) == 2
+    name, *rest = command
+    assert cli.main([name, *(more if name == "train" else ()), *rest]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert not Path("m").exists() and not Path("out").exists()
 
