@@ -35,7 +35,7 @@ def test_an_unknown_bench_is_an_error():
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
-    printed = bench("step", "--sizes", 32, "--rounds", 1, "--out", tmp_path)
+    printed = bench("step", "--sizes", 32, "--rounds", 1, "--threads", 1, "--out", tmp_path)
     (result,) = json.loads((tmp_path / "step.json").read_text())["results"]
     for what in ("step", "infer", "memory"):
         assert f"32² {what}" in printed
@@ -44,8 +44,8 @@ def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_networks_agree_with_pytorch_and_are_timed(tmp_path):
-    small = ("--networks", "plain2d", "residual2d", "--batch", 1, "--size", 16, "--rounds", 1)
-    printed = bench("networks", *small, "--out", tmp_path)
+    small = ("--networks", "plain2d", "residual2d", "--batch", 1, "--size", 16)
+    printed = bench("networks", *small, "--rounds", 1, "--threads", 1, "--out", tmp_path)
     results = json.loads((tmp_path / "networks.json").read_text())["results"]
     assert [r["parameters"] for r in results] == [1_677_377, 5_563_680]
     assert "residual2d, 2 branches, 2×1×1×16×16" in printed
