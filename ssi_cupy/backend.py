@@ -4,8 +4,8 @@ An op never asks which device it is on. It allocates with `empty`, calls a `kern
 of the arrays decides: numpy arrays go to the Numba loop that stands below the op, split over
 threads; cupy arrays go to the CUDA kernel of the same name in `kernels/<file of the op>.cu`.
 
-Only this file and `simd.py` import numba, only this file and `cuda.py` import cupy, and all do so
-on first use: `import ssi_cupy` costs neither.
+Only this file and `simd.py` import numba, only `cuda.py` and `capture.py` import cupy, and they do
+so on first use: `import ssi_cupy` costs neither.
 """
 
 from __future__ import annotations
