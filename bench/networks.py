@@ -7,13 +7,11 @@ write it.
 """
 
 import argparse
-import sys
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 
-from ssi_cupy.backend import Pool, set_num_threads
+from ssi_cupy.backend import Pool
 from ssi_cupy.unet import PlainUNet, ResidualUNet, unet_backward, unet_forward
 
 from . import timing
@@ -168,14 +166,9 @@ def main(arguments):
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default=timing.RESULTS)
     options = parser.parse_args(arguments)
-    try:
-        import_module("bench.rival")
-    except ImportError:
-        print("PyTorch is not installed: pip install torch", file=sys.stderr)
+    machine = timing.with_pytorch(options.threads)
+    if machine is None:
         return 1
-    set_num_threads(options.threads)
-    machine = timing.machine(options.threads)
-    print(timing.described(machine))
     settings = options.batch, options.size, options.rounds, options.threads
     results = [compare(name, *settings) for name in options.networks]
     rows = [("there and back", "ours", "PyTorch", "ratio", "our memory")]

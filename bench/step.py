@@ -6,12 +6,10 @@ or all.
 """
 
 import argparse
-import sys
-from importlib import import_module
 
 import numpy as np
 
-from ssi_cupy.backend import Pool, set_num_threads
+from ssi_cupy.backend import Pool
 from ssi_cupy.physics import apply
 from ssi_cupy.tape import Tape
 from ssi_cupy.unet import unet, unet_forward
@@ -103,14 +101,9 @@ def main(arguments):
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default=timing.RESULTS)
     options = parser.parse_args(arguments)
-    try:
-        import_module("bench.rival")
-    except ImportError:
-        print("PyTorch is not installed: pip install torch", file=sys.stderr)
+    machine = timing.with_pytorch(options.threads)
+    if machine is None:
         return 1
-    set_num_threads(options.threads)
-    machine = timing.machine(options.threads)
-    print(timing.described(machine))
     results = [compare(size, options.rounds, options.threads) for size in options.sizes]
     timing.table([("", "ours", "PyTorch", "ratio"), *(row for r in results for row in rows_of(r))])
     for r in results:

@@ -6,9 +6,12 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
+
+from ssi_cupy.backend import set_num_threads
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -74,6 +77,19 @@ def described(machine):
         f"{machine['cpu']}, {machine['cores']} cores{threads}, load {machine['load']}; "
         f"Python {machine['python']}, {packages}"
     )
+
+
+def with_pytorch(threads):
+    """`machine()`, told, with so many threads set for us; None, and said, without PyTorch."""
+    try:
+        import_module("bench.rival")
+    except ImportError:
+        print("PyTorch is not installed: pip install torch", file=sys.stderr)
+        return None
+    set_num_threads(threads)
+    made = machine(threads)
+    print(described(made))
+    return made
 
 
 def git(*arguments):
