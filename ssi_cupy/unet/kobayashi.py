@@ -18,12 +18,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backend import empty, namespace
+from ..backend import empty
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward, moments_to_statistics
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.upsample import upsample_concat_backward, upsample_concat_forward
-from .layout import EPSILON, Network, stacked
+from .layout import EPSILON, Network, remember, stacked
 
 
 @dataclass(frozen=True)
@@ -237,9 +237,7 @@ class _Forward:
             count = z[:, 0].size
             mean, variance = moments_to_statistics(sums, bias, count)
             if self.batch_statistics is not None:
-                unbiased = variance * (count / max(count - 1, 1))
-                both = namespace(mean).concatenate([mean, unbiased])
-                self.batch_statistics[place] = both
+                remember(self.batch_statistics, place, mean, variance, count)
         else:
             mean, variance = self.statistics[place].reshape(2, -1)
         gamma, beta = p[f"{name}.gamma"], p[f"{name}.beta"]

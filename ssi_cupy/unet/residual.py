@@ -27,7 +27,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backend import empty, namespace
+from ..backend import empty
 from ..ops.add import add_forward
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import (
@@ -38,7 +38,7 @@ from ..ops.norm import (
     normalised,
 )
 from ..ops.strided import join_backward, join_forward, strided_conv_backward, strided_conv_forward
-from .layout import EPSILON, Stepped
+from .layout import EPSILON, Stepped, remember
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,7 @@ class _Forward:
             else:
                 mean, variance = moments_to_statistics(sums, 0, count)
             if self.batch_statistics is not None:
-                unbiased = variance * (count / max(count - 1, 1))
-                both = namespace(mean).concatenate([mean, unbiased], axis=-1)
-                self.batch_statistics[:, place] = both
+                remember(self.batch_statistics, place, mean, variance, count)
         else:
             mean, variance = self.statistics[place].reshape(2, -1)
         gamma, beta = self.p[f"{name}.gamma"], self.p[f"{name}.beta"]
