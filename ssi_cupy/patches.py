@@ -25,6 +25,7 @@ from . import symmetry
 from .backend import empty, host, is_cupy, log, moved, zeros
 from .checks import InputError
 from .masking import StratifiedMask, validation_pixels
+from .prepare import units_of
 from .random import WORD_BITS, Stream, philox
 
 VALIDATION_PATCHES = 20  # at least so many are looked at in each validation
@@ -291,7 +292,7 @@ class ImageSet(Patches):
             [c for i, c in enumerate(chosen) if (i in self.held_out) == out]
             for out in (False, True)
         ]
-        self.units = units_of_set(images.subset(self.parts[0]), recipe.normalise)
+        self.units = units_of(images.subset(self.parts[0]), recipe.normalise)
         self.mean = (images.subset(self.parts[0]).moments()[0] - self.units[0]) / self.units[1]
         mask = recipe.mask or StratifiedMask()
         self.mask = dataclasses.replace(mask, per_channel=False)
@@ -354,17 +355,3 @@ def held_out(count, share, seed):
     words = philox((np.arange(count, dtype=np.uint64), 0, 0, Stream.VALIDATION),
                    (seed & 0xFFFFFFFF, seed >> 32))[0]  # fmt: skip
     return set(np.argsort(words, kind="stable")[:number].tolist())
-
-
-def units_of_set(images, normalise):
-    """(offset, scale) of a set of images, as `prepare.units_of` has them of one."""
-    low, high = images.ends()
-    if low == high:
-        raise InputError("image", "images with more than one value", f"the constant {low:g}")
-    if normalise == "standardise":
-        return images.moments()
-    if normalise == "percentile":
-        some = images.percentiles((0.5, 99.5))
-        if some[1] > some[0]:
-            low, high = map(float, some)
-    return low, high - low

@@ -11,6 +11,7 @@ import numpy as np
 from . import symmetry
 from .backend import empty, host
 from .checks import InputError, positive_int
+from .images import Images
 from .noise import estimate_noise
 from .physics import (
     Clamp,
@@ -24,6 +25,7 @@ from .physics import (
 from .tape import Tape
 from .unet import UNet
 
+LEAST_SIDE = 16  # pixels along Y and X
 LEAST_NOISE = 0.01  # of an image that seems to have none, for `losses_for`
 NEAR = 2**0.5  # how far from a cube a voxel may be that is treated as one
 BROADEN = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
@@ -143,8 +145,8 @@ def network_for(y, template=None, spacing=None):
         Distances of pixels along Z, Y and X, in any unit.
     """
     channels, (depth, height, width) = y.shape[1], y.shape[2:]
-    if min(height, width) < 16:
-        expected = "at least 16 pixels along Y and X, of a patch with its halo too"
+    if min(height, width) < LEAST_SIDE:
+        expected = f"at least {LEAST_SIDE} pixels along Y and X, of a patch with its halo too"
         raise InputError("image", expected, f"shape {y.shape[2:]}")
     template = template or UNet()
     aspect = relative(spacing)[0] if spacing and depth > 1 else 1.0
@@ -189,12 +191,19 @@ def relative(spacing):
 
 def units_of(y, normalise):
     """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1; with
-    "standardise", such that its mean is 0 and its standard deviation 1."""
+    "standardise", such that its mean is 0 and its standard deviation 1.
+
+    `y` is an array, or an `images.Images`: then they are those of the whole set.
+    """
+    many = isinstance(y, Images)
+    low, high = y.ends() if many else (float(y.min()), float(y.max()))
+    if low == high:
+        raise InputError("image", "an image with more than one value", f"the constant {low:g}")
     if normalise == "standardise":
-        return float(y.mean()), float(y.std())
-    low, high = float(y.min()), float(y.max())
+        return y.moments() if many else (float(y.mean()), float(y.std()))
     if normalise == "percentile":
-        some = np.percentile(y, (0.5, 99.5))
+        shares = 0.5, 99.5
+        some = y.percentiles(shares) if many else np.percentile(y, shares)
         if some[1] > some[0]:
             low, high = map(float, some)
     return low, high - low

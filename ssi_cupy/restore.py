@@ -17,7 +17,7 @@ from .checks import InputError, choice, point_spread_function, real_array, varyi
 from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
-from .prepare import voxel
+from .prepare import LEAST_SIDE, voxel
 from .psf import prepare
 from .tiles import sizes
 
@@ -241,8 +241,9 @@ def _axes(image, axes, channel_axis, psf):
         expected = f"a {2 + ('Z' in axes)}-D array for an image with axes {axes}"
         raise InputError("psf", expected, f"{psf.ndim}-D, shape {psf.shape}")
     sizes = dict(zip(axes, image.shape, strict=True))
-    if min(sizes["Y"], sizes["X"]) < 16:
-        raise InputError("image", "at least 16 pixels along Y and X", f"shape {image.shape}")
+    if min(sizes["Y"], sizes["X"]) < LEAST_SIDE:
+        expected = f"at least {LEAST_SIDE} pixels along Y and X"
+        raise InputError("image", expected, f"shape {image.shape}")
     return axes
 
 

@@ -11,7 +11,7 @@ from ssi_cupy.images import gather
 from ssi_cupy.masking import validation_pixels
 from ssi_cupy.patches import ImageSet, Patches, geometry
 from ssi_cupy.physics import PSFConvolution
-from ssi_cupy.prepare import reach_of
+from ssi_cupy.prepare import reach_of, units_of
 
 RNG = np.random.default_rng(0)
 
@@ -208,7 +208,7 @@ def test_a_set_of_volumes_with_channels():
 @pytest.mark.parametrize("normalise", ["range", "percentile", "standardise"])
 def test_units_of_a_set(normalise):
     arrays = numbered(4)
-    low, scale = patches.units_of_set(gather(arrays), normalise)
+    low, scale = units_of(gather(arrays), normalise)
     y = np.concatenate([a.ravel() for a in arrays])
     if normalise == "standardise":
         assert (low, scale) == pytest.approx((y.mean(), y.std()))
@@ -216,4 +216,4 @@ def test_units_of_a_set(normalise):
         ends = np.percentile(y, (0.5, 99.5)) if normalise == "percentile" else (y.min(), y.max())
         assert (low, low + scale) == pytest.approx(tuple(ends))
     with pytest.raises(InputError, match="constant"):
-        patches.units_of_set(gather([np.ones((20, 20))] * 2), normalise)
+        units_of(gather([np.ones((20, 20))] * 2), normalise)
