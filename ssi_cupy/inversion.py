@@ -105,6 +105,8 @@ class SelfSupervisedInverse:
             other error the model is what it was before.
         """
         steps = self.recipe.steps if steps is None else positive_int(steps, "steps")
+        if callback is not None and not callable(callback):
+            raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
         before = {name: getattr(self, name) for name in OF_A_FIT}

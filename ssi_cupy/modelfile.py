@@ -16,7 +16,7 @@ from . import physics as models
 from . import recipes
 from .backend import host, on_device
 from .checks import FileError, InputError
-from .files import replacing, unwritable
+from .files import check_writable, replacing, unwritable
 from .unet import NETWORKS
 
 VERSION = 1
@@ -24,6 +24,7 @@ VERSION = 1
 
 def write(path, kind, header, arrays, argument="path"):
     """Write a file of `kind`, whole or not at all."""
+    check_writable(path, argument)
     text = json.dumps({"kind": f"ssi_cupy {kind}", "version": VERSION, **header})
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -66,6 +67,7 @@ def save_model(path, model):
         "seed": model.seed,
         "turns": model.turns,
         "history": model.history,
+        "spacing": None if model.spacing is None else np.asarray(model.spacing, float).tolist(),
     }
     try:
         g = models.to_dict(model.physics)
@@ -93,7 +95,7 @@ def load_model(path, physics, make):
             raise ValueError(f"{model.parameters.size} parameters, not {model.net.size}")
         model.units = tuple(header["units"])
         model.turns = [(bool(exchange), tuple(flips)) for exchange, flips in header["turns"]]
-        model.history = header["history"]
+        model.history, model.spacing = header["history"], header.get("spacing")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

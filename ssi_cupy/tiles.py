@@ -116,9 +116,18 @@ def tiles(shape, tile_size, tile_overlap=0, *, step=1, blind=0):
     Returns
     -------
     list of Tile
+
+    Raises
+    ------
+    InputError
+        Where a setting is not one for each axis, or more than half the overlap is blind.
     """
     n = len(shape)
-    settings = (_each(v, n) for v in (tile_size, tile_overlap, step, blind))
+    given = {"tile_size": tile_size, "tile_overlap": tile_overlap, "step": step, "blind": blind}
+    settings = [_each(value, n) for value in given.values()]
+    for name, values in zip(given, settings, strict=True):
+        if len(values) != n:
+            raise InputError(name, f"a whole number, or one for each of {n} axes", repr(values))
     axes = [_cut(*axis) for axis in zip(shape, *settings, strict=True)]
     return [Tile(*zip(*pieces, strict=True)) for pieces in itertools.product(*axes)]
 
@@ -134,6 +143,8 @@ def _cut(size, tile, overlap, step, blind):
         length += max(0, -((length - overlap - step) // step)) * step
     if tile >= size or length >= size:
         return [(0, size, np.ones(size, np.float32), 0)]
+    if 2 * blind > overlap:  # then there are pixels that count in no tile
+        raise InputError("blind", f"at most half the overlap of {overlap}", blind)
     number = _number(size, length, overlap, step)
     while length - step >= overlap + step and number == _number(size, length - step, overlap, step):
         length -= step  # the same number of tiles, and none larger than it must be

@@ -386,6 +386,7 @@ class Training:
             "steps": self.steps,
             "physics": fingerprint(self.model.physics),
             "image": self.source.fingerprint(),
+            "network": json.loads(modelfile.describe(self.net)),  # the voxels' shape is in it
         }
 
 

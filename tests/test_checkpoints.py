@@ -119,6 +119,17 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, complaint
         trained(**{"resume": tmp_path / "c.npz"} | change)
 
 
+def test_pixel_sizes_are_kept_and_those_of_a_checkpoint_are_asked_for(tmp_path):
+    def fitted(spacing, **options):
+        model = SelfSupervisedInverse(physics.Identity(), spacing=spacing)
+        return model.fit(picture((8, 16, 16)), steps=2, progress=False, **options)
+
+    fitted((4, 1, 1), checkpoint=tmp_path / "c.npz").save(tmp_path / "m.npz")
+    assert SelfSupervisedInverse.load(tmp_path / "m.npz").spacing == [4, 1, 1]
+    with pytest.raises(FileError, match="^resume: .*same network"):
+        fitted(None, resume=tmp_path / "c.npz")
+
+
 # ---- bad input --------------------------------------------------------------------------------
 
 
@@ -133,6 +144,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, complaint
         ("image", {"image": np.ones((2, 2, 24, 24))}),
         ("image", {"image": picture((24, 15))}),
         ("checkpoint", {"checkpoint": "no/such/folder/c.npz"}),
+        ("callback", {"callback": 3}),
         ("resume", {"resume": "no-such-file.npz"}),
         ("recipe", {"recipe": "best"}),
         ("physics", {"g": object()}),
