@@ -341,3 +341,12 @@ def test_nan_is_found_in_whichever_tile_it_is():
     image[85, 70] = np.nan
     with pytest.raises(InputError, match="^image: expected finite"):
         model_of(UNet(widths=(3, 4))).predict(image, tile_size=48)
+
+
+@pytest.mark.parametrize("named, settings", [
+    ("tile_size", {"tile_size": (8, 8, 8)}), ("step", {"tile_size": 8, "step": (2,)}),
+    ("blind", {"tile_size": 8, "tile_overlap": 2, "blind": 2}),
+])  # fmt: skip
+def test_tiles_by_themselves_are_checked_too(named, settings):
+    with pytest.raises(InputError, match=f"^{named}: expected"):
+        tiles.tiles((40, 40), **settings)
