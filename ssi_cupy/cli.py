@@ -130,9 +130,9 @@ def _train(args):
     choice(args.mode, "mode", MODES)
     if args.patch is not None:
         recipe = dataclasses.replace(recipe, patch=args.patch)
-    kept = {"--output": args.output, "--checkpoint": args.checkpoint}
-    _check_outputs({"--psf": args.psf, "--resume": args.resume}, kept)
     where = [path for given in args.images for path in images.find(given, "IN")]
+    kept = {"--output": args.output, "--checkpoint": args.checkpoint}
+    _check_outputs({"IN": where, "--psf": args.psf, "--resume": args.resume}, kept)
     bad = []
 
     def report(error):
@@ -182,6 +182,8 @@ def _apply(args):
     from .inversion import SelfSupervisedInverse
 
     model = SelfSupervisedInverse.load(args.model, device=args.device)
+    if Path(args.output).resolve() == Path(args.model).resolve():
+        raise FileError("output", "another file than MODEL", repr(args.output))
     bad, single = [], Path(args.image).is_file()
 
     def report(path, error):
@@ -192,7 +194,7 @@ def _apply(args):
     written = folders.apply(model, args.image, args.output, **options)
     what = "image" if len(written) == 1 else "images"
     print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
-    return 1 if bad else 0
+    return (1 if written else 2) if bad else 0
 
 
 def _complain(error, path=None):
@@ -229,7 +231,10 @@ def _doctor(args):
 def _check_outputs(inputs, outputs):
     from .files import check_writable
 
-    taken = {Path(path).resolve(): name for name, path in inputs.items() if path is not None}
+    taken = {}
+    for name, paths in inputs.items():
+        paths = paths if isinstance(paths, list) else [paths]
+        taken |= {Path(path).resolve(): name for path in paths if path is not None}
     for name, path in outputs.items():
         if path is None:
             continue

@@ -360,9 +360,8 @@ class Training:
         identity, arrays = modelfile.read(path, "checkpoint", "resume")
         for name, mine in self._identity().items():
             if identity.get(name) != mine:
-                raise FileError(
-                    "resume", f"a checkpoint of the same {name}: {mine}", identity.get(name)
-                )
+                mine, other = differing(mine, identity.get(name))
+                raise FileError("resume", f"a checkpoint of the same {name}: {mine}", other)
         try:
             self.optimiser.load({k[5:]: v for k, v in arrays.items() if k.startswith("adam_")})
             if self.average:
@@ -410,6 +409,14 @@ def fingerprint(g):
     for name, value in sorted(values.items()):
         crc = zlib.crc32(np.asarray(value).tobytes(), zlib.crc32(name.encode(), crc))
     return f"{type(g).__name__}, crc {crc:08x}"
+
+
+def differing(a, b):
+    """`a` and `b`; if both are dicts, what is not alike in them."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a, b
+    unlike = {key: differing(a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
+    return tuple({key: pair[side] for key, pair in unlike.items()} for side in (0, 1))
 
 
 def with_margin(y, margin):

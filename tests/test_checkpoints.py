@@ -110,6 +110,10 @@ def test_ctrl_c_ends_after_the_step_and_keeps_a_checkpoint(tmp_path):
         ({"image": picture(seed=9)}, "same image"),
         ({"steps": 7}, "same steps"),
         ({"recipe": recipes.SSI}, "same recipe"),
+        (
+            {"recipe": dataclasses.replace(recipes.DEFAULT, lr=1.0)},
+            "same recipe: {'lr': 1.0}, got {'lr': 0.01}",
+        ),
         ({"g": physics.PSFConvolution(PSF[::-1])}, "same physics"),
     ],
 )

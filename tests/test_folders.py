@@ -115,6 +115,7 @@ def test_bad_files_of_a_folder_are_reported_and_the_rest_goes_on(here, capsys):
     said = capsys.readouterr()
     assert said.err.count("left out: ") == 3 and "4 images denoised" in said.out
     assert sorted(os.listdir("out")) == [f"{i}.tif" for i in range(4)]
+    assert apply("in/zst*.tif", "none") == 2  # not one of them could be used
     assert apply("in/zstack.tif", "z.tif") == 2
     assert "expected a 2-D image, as the model was trained on" in capsys.readouterr().err
     assert not Path("z.tif").exists()
@@ -129,6 +130,8 @@ def test_bad_files_of_a_folder_are_reported_and_the_rest_goes_on(here, capsys):
     (("train", "in", "-o", "m", "--patch", "0"), "--patch: expected a whole number"),
     (("train", "in", "-o", "m", "--axes", "ZYX"), "IN: expected at least one image"),
     (("train", "in", "stack.tif", "-o", "m"), "images that are alike in rank, got 2-D"),
+    (("train", "in", "-o", "in/0.tif"), "--output: expected another file than IN"),
+    (("apply", "model.npz", "in/0.tif", "-o", "model.npz"), "-o: expected another file than MODEL"),
     (("apply", "none", "in", "-o", "out"), "MODEL: expected a model file"),
     (("apply", "stack.tif", "in", "-o", "out"), "MODEL: expected a model file"),
     (("apply", "model.npz", "missing", "-o", "out"), "IN: expected an existing TIFF file"),
