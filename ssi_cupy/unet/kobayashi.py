@@ -57,16 +57,6 @@ class UNet(Network):
     aspect: float = 1.0
 
     @cached_property
-    def pooling(self):
-        default = (2 if self.ndim == 3 else 1, 2, 2)
-        return self.windows or (default,) * (len(self.widths) - 1)
-
-    @cached_property
-    def smallest(self):
-        """The least (Z, Y, X) that leaves a pixel on the lowest level."""
-        return tuple(int(n) for n in np.prod(((1, 1, 1), *self.pooling), axis=0, dtype=int))
-
-    @cached_property
     def units(self):
         """name → (inputs, outputs, kernel) of each convolution, in the order in which they run."""
         units, width = {}, self.inputs

@@ -28,14 +28,14 @@ class Network:
         name → shape of each parameter, in their order.
     norms : dict
         name → channels of each batch norm, in their order; empty where there is none.
-    smallest : (int, int, int)
-        The least (Z, Y, X) of an image.
     last_kernel : str
         The name of the weights of the last convolution that looks at neighbours.
     momentum : float
         How much of a batch's means and variances goes into the running ones (see `momenta`).
-    pooling : sequence of (int, int, int)
-        The factors along Z, Y and X between the levels, full resolution first.
+    widths : tuple of int
+        Channels on each level, full resolution first.
+    windows : sequence of (int, int, int), optional
+        `pooling`, if it is not 2 along every axis.
     aspect : float
         The height of a voxel over its width, at full resolution.
     way : list of (str, (int, int, int))
@@ -61,6 +61,17 @@ class Network:
         aspect = self.aspect * min(1.0, float(pooled[0] / pooled[1]))
         depth = 2 * round((width / max(aspect, 1.0) - 1) / 2) + 1
         return (depth, width, width)
+
+    @cached_property
+    def pooling(self):
+        """The factors along Z, Y and X between the levels, full resolution first."""
+        default = (2 if self.ndim == 3 else 1, 2, 2)
+        return self.windows or (default,) * (len(self.widths) - 1)
+
+    @cached_property
+    def smallest(self):
+        """The least (Z, Y, X) that makes a whole pixel on the lowest level."""
+        return tuple(int(n) for n in np.prod(((1, 1, 1), *self.pooling), axis=0, dtype=int))
 
     @cached_property
     def reach(self):
@@ -164,16 +175,6 @@ class Stepped(Network):
     def widths(self):
         """Channels on each level."""
         return tuple(self.base * 2**level for level in range(self.depth))
-
-    @cached_property
-    def pooling(self):
-        default = (2 if self.ndim == 3 else 1, 2, 2)
-        return self.windows or (default,) * (self.depth - 1)
-
-    @cached_property
-    def smallest(self):
-        """The least (Z, Y, X) that makes a whole pixel on the lowest level."""
-        return tuple(int(n) for n in np.prod(((1, 1, 1), *self.pooling), axis=0, dtype=int))
 
     def step(self, kind, level):
         """The parameters of a convolution that steps to the level below `level`, or up from it."""
