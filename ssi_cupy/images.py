@@ -28,7 +28,7 @@ def is_many(image):
     """Whether an argument means a set of images: a path, paths or a list of arrays."""
     if isinstance(image, (Images, str, os.PathLike)):
         return True
-    return isinstance(image, (list, tuple)) and bool(image) and all(map(_is_one, image))
+    return isinstance(image, (list, tuple)) and any(map(_is_one, image))
 
 
 def _is_one(item):

@@ -182,6 +182,10 @@ def _output(out, image):
         raise InputError("out", "an array of floating-point numbers", str(got))
     if out.shape != tuple(image.shape):
         raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
+    both = isinstance(out, np.ndarray) and isinstance(image, np.ndarray)
+    if both and np.may_share_memory(out, image):
+        # where tiles overlap, results would be read as the image
+        raise InputError("out", "memory of its own", "that of the image")
     return out
 
 

@@ -176,7 +176,7 @@ class SelfSupervisedInverse:
             sees, and then the result is that of the whole image, up to rounding; if tiles are too
             small for that, it is a quarter of a tile, with a warning. Overlaps are blended.
         out : array of float32 or float64, optional
-            Where to write the result; may be a memory-mapped file.
+            Where to write the result; may be a memory-mapped file, but not the image itself.
 
         Returns
         -------

@@ -299,10 +299,14 @@ class ImageSet(Patches):
         self._begin(recipe, images.shapes[0][0], turns, seed)
 
     def sample(self):
-        """Part of the first training image, (1, C, Z, Y, X), in the unit of the training."""
-        first = self.parts[0][0]
-        shape = [min(n, m) for n, m in zip(self.images.shapes[first][1:], SAMPLE, strict=True)]
-        return self._normalised(first, (0, 0, 0), shape)[None]
+        """Part of a training image, (1, C, Z, Y, X), in the unit of the training: of the first in
+        which there is more than one value."""
+        for i in self.parts[0]:
+            shape = [min(n, m) for n, m in zip(self.images.shapes[i][1:], SAMPLE, strict=True)]
+            found = self._normalised(i, (0, 0, 0), shape)[None]
+            if found.min() < found.max():
+                break
+        return found
 
     def ends(self):
         """(least, greatest) of the training images, in the unit of the training."""

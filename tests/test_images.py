@@ -116,6 +116,7 @@ def test_moments_are_those_of_all_pixels_together():
     ([counts(2, 1, 20, 20), counts(1, 1, 20, 20)], "2 channels .* and 1 channels"),
     ([counts(20, 20), np.full((20, 20), np.nan)], r"image\[1\]: expected finite"),
     ([counts(20, 20), counts(20)], r"image\[1\]: expected a 2-D or 3-D or 4-D"),
+    ([counts(20, 20), None], r"image\[1\]: expected an array of real numbers"),
     ([], "at least one image"),
 ])  # fmt: skip
 def test_arrays_that_are_no_set(arrays, said):

@@ -52,6 +52,8 @@ def test_a_blank_image_of_a_set_is_one_like_others():
         (shown.min(), shown.max())
     )
     assert 0 in training.source.parts[0]
+    adaptive = model(recipes.DEFAULT, patch=16, batch=2)  # which estimates the noise
+    adaptive.fit([np.full((36, 36), 100.0), *IMAGES], steps=1, progress=False)
 
 
 @pytest.mark.parametrize("image", [

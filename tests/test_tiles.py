@@ -331,6 +331,12 @@ def test_tiles_that_cannot_be_are_named(named, options):
         model_of(UNet(widths=(3, 4))).predict(intensities(40, 50), **options)
 
 
+def test_results_may_not_be_written_over_the_image():
+    image = intensities(40, 50).astype(np.float32)
+    with pytest.raises(InputError, match="^out: expected memory of its own"):
+        model_of(UNet(widths=(3, 4))).predict(image, out=image)
+
+
 def test_a_pair_of_results_needs_a_pair_of_arrays():
     with pytest.raises(InputError, match="^out: expected a pair"):
         model_of(UNet(widths=(3, 4))).restore(intensities(40, 50), out=np.zeros((40, 50)))
