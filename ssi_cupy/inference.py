@@ -183,7 +183,7 @@ def _output(out, image):
     if out.shape != tuple(image.shape):
         raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
     both = isinstance(out, np.ndarray) and isinstance(image, np.ndarray)
-    if both and np.may_share_memory(out, image):
+    if both and np.shares_memory(out, image):
         # where tiles overlap, results would be read as the image
         raise InputError("out", "memory of its own", "that of the image")
     return out
