@@ -126,19 +126,24 @@ def adam_kernel(
 ):  # fmt: skip
     zero, one, many = w.dtype.type(0), w.dtype.type(1), 4 * CHUNK
     pace, inverse, spread = w.dtype.type(rate[0]), w.dtype.type(root[0]), w.dtype.type(sigma[0])
-    for i in range(many * start, min(many * stop, w.size)):
-        sign = (one if w[i] > zero else zero) - (one if w[i] < zero else zero)
-        slope = g[i] + l2 * w[i] + l1 * sign
-        m = b1 * first[i] + a1 * slope
-        v = b2 * second[i] + a2 * slope * slope
-        first[i], second[i] = m, v
-        w[i] -= np.divide(pace * m, np.sqrt(v) * inverse + eps)
+    first_one, last = many * start, min(many * stop, w.size)
+    ws, gs, ms, vs = (
+        w[first_one:last], g[first_one:last], first[first_one:last], second[first_one:last]
+    )  # fmt: skip
+    for i in range(len(ws)):  # an index that cannot be negative: vectors
+        sign = (one if ws[i] > zero else zero) - (one if ws[i] < zero else zero)
+        slope = gs[i] + l2 * ws[i] + l1 * sign
+        m = b1 * ms[i] + a1 * slope
+        v = b2 * vs[i] + a2 * slope * slope
+        ms[i], vs[i] = m, v
+        ws[i] -= np.divide(pace * m, np.sqrt(v) * inverse + eps)
     if spread > zero:
         words, z = np.empty((4, CHUNK), np.uint64), np.empty((4, CHUNK))
         for chunk in range(start, stop):
             fill_normals(z, words, chunk, np.uint64(step[0]), stream, seed)
-            for i in range(many * chunk, min(many * (chunk + 1), w.size)):
-                w[i] += spread * w.dtype.type(z[i & 3, (i >> 2) % CHUNK])
+            ws = w[many * chunk : min(many * (chunk + 1), w.size)]
+            for i in range(len(ws)):
+                ws[i] += spread * w.dtype.type(z[i & 3, i >> 2])
 
 
 class MovingAverage:

@@ -106,7 +106,8 @@ def fill_words(w, chunk, step, stream, seed):
     k, m = seed & WORD, seed >> WORD_BITS
     for _ in range(ROUNDS):
         for j in range(CHUNK):
-            p, q = MULTIPLY_A * a[j], MULTIPLY_C * c[j]
+            # masked, for the vector unit to see that 32 bits times 32 bits are all it takes
+            p, q = MULTIPLY_A * (a[j] & WORD), MULTIPLY_C * (c[j] & WORD)
             a[j], b[j] = (q >> WORD_BITS) ^ b[j] ^ k, q & WORD
             c[j], d[j] = (p >> WORD_BITS) ^ d[j] ^ m, p & WORD
         k, m = (k + WEYL_LOW) & WORD, (m + WEYL_HIGH) & WORD

@@ -7,9 +7,11 @@ sums, [slice][block][triple of taps][output in block][tap in triple].
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..backend import contiguous, empty, kernel
 from ..cuda import threads_per_item
-from ..simd import OUTS
+from ..simd import OUTS, VECS
 
 
 def packed(w, *, mirrored=False):
@@ -20,38 +22,60 @@ def packed(w, *, mirrored=False):
     """
     outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
     filters = contiguous(w).reshape(*w.shape[:2], -1)
-    blocks, taps = -(-outputs // OUTS), inputs * filters.shape[2]
-    into = empty((blocks, taps, OUTS), w.dtype, like=w)
-    pack_weights_kernel(blocks * taps, filters, into, mirrored)
+    blocks, taps = -(-outputs // OUTS), filters.shape[2]
+    into = empty((blocks, inputs * taps, OUTS), w.dtype, like=w)
+    pack_weights_kernel(blocks * inputs, filters, into, mirrored)
     return into
 
 
-@kernel(grain=512, launch=threads_per_item(OUTS))
+def _a_thread_each(n, args, threads):
+    return threads_per_item(1)(args[1].size, args, threads)
+
+
+@kernel(grain=32, launch=_a_thread_each)
 def pack_weights_kernel(start, stop, w, into, mirrored):
     taps, outputs = w.shape[2], w.shape[1] if mirrored else w.shape[0]
+    inputs = into.shape[1] // taps
     for item in range(start, stop):
-        block, i, tap = item // into.shape[1], item % into.shape[1] // taps, item % taps
+        block, i = item // inputs, item % inputs
         for j in range(OUTS):
             o = block * OUTS + j
-            value = w.dtype.type(0)
-            if o < outputs:
-                value = w[i, o, taps - 1 - tap] if mirrored else w[o, i, tap]
-            into[block, item % into.shape[1], j] = value
+            target = into[block, i * taps : (i + 1) * taps, j]
+            if o >= outputs:
+                target[:] = 0
+            elif mirrored:
+                source = w[i, o]
+                for tap in range(taps):
+                    target[tap] = source[taps - 1 - tap]
+            else:
+                source = w[o, i]
+                for tap in range(taps):
+                    target[tap] = source[tap]
 
 
 def combined(partial, shape):
     """The gradient of `shape` (O, I, KZ, KY, KX): the slices' sums, added in their order."""
     gw = empty(shape, partial.dtype, like=partial)
-    combine_weights_kernel(gw.size, partial, gw.reshape(shape[0], -1))
+    items = partial.shape[1] * partial.shape[2]
+    combine_weights_kernel(items, partial, gw.reshape(shape[0], -1))
     return gw
 
 
-@kernel(grain=4096)
+@kernel(grain=128, launch=threads_per_item(OUTS * VECS))
 def combine_weights_kernel(start, stop, partial, gw):
-    triple = partial.shape[4]
+    """An item is what lies together: a triple of taps of a block of outputs."""
+    triples, together = partial.shape[2], OUTS * VECS
+    flat = partial.reshape(partial.shape[0], -1)
+    sums = np.empty(together, partial.dtype)
     for item in range(start, stop):
-        o, tap = item // gw.shape[1], item % gw.shape[1]
-        total = partial[0, o // OUTS, tap // triple, o % OUTS, tap % triple]
+        first = flat[0, item * together : (item + 1) * together]
+        for k in range(together):
+            sums[k] = first[k]
         for s in range(1, partial.shape[0]):
-            total += partial[s, o // OUTS, tap // triple, o % OUTS, tap % triple]
-        gw[o, tap] = total
+            more = flat[s, item * together : (item + 1) * together]
+            for k in range(together):
+                sums[k] += more[k]
+        block, tap = item // triples * OUTS, item % triples * VECS
+        for o in range(min(OUTS, gw.shape[0] - block)):
+            for k in range(min(VECS, gw.shape[1] - tap)):
+                gw[block + o, tap + k] = sums[o * VECS + k]

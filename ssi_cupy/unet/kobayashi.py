@@ -174,29 +174,26 @@ def _forward(net, x, parameters, statistics, batch_statistics, keep):
     for level in reversed(range(len(net.widths) - 1)):
         z, affine = walk.join(*skips.pop(), z, affine, net.pooling[level]), None
         z, affine = walk.block(f"up{level}", z, affine)
-    y, saved = conv_forward(z, walk.p["head.weight"], walk.p["head.bias"], affine=affine)
-    return y, (walk.saved, saved)
+    y, _ = conv_forward(z, walk.p["head.weight"], walk.p["head.bias"], affine=affine)
+    walk.save([z, affine])
+    return y, (walk.saved, walk.p)
 
 
 def _backward(net, gy, parameters, saved, input_gradient):
     """(gx, gradient by the parameters) of one branch; gx is None without `input_gradient`."""
-    stack, (z, w, _, affine) = saved
+    stack, views = saved
     gradient = empty(parameters.shape, parameters.dtype, like=parameters)
-    back = _Backward(net.views(parameters), net.views(gradient), stack)
-    back.g["head.weight"][...], back.g["head.bias"][...] = conv_backward_weights(
-        gy, z, w.shape, affine
-    )
-    g = conv_backward_input(gy, w)
+    back = _Backward(views, net.views(gradient), stack, gy)
+    back.convolution("head")
     skips = []
     for level in range(len(net.widths) - 1):
-        g = back.block(f"up{level}", g)
-        g_skip, g = back.join(g)
-        skips.append(g_skip)
+        back.block(f"up{level}")
+        skips.append(back.join())
     for level in reversed(range(len(net.widths))):
-        g = back.block(f"down{level}", g, to_input=level > 0 or input_gradient)
+        back.block(f"down{level}", to_input=level > 0 or input_gradient)
         if level:
-            g = back.pool(g, plus=skips.pop())
-    return g, gradient
+            back.pool(plus=skips.pop())
+    return back.gy, gradient
 
 
 class _Forward:
@@ -232,7 +229,7 @@ class _Forward:
             mean, variance = self.statistics[place].reshape(2, -1)
         gamma, beta = p[f"{name}.gamma"], p[f"{name}.beta"]
         affine, normed = batch_affine(z, mean, variance, gamma, beta, EPSILON, training)
-        self.save((x, x_affine, normed))
+        self.save([x, x_affine, normed])
         return z, affine
 
     def pool(self, z, affine, window):
@@ -249,28 +246,41 @@ class _Forward:
 
 
 class _Backward:
-    """The same parts on the way back: each pops what its forward had pushed."""
+    """The same parts on the way back: each pops what its forward had pushed.
 
-    def __init__(self, parameters, gradients, stack):
-        self.p, self.g, self.stack = parameters, gradients, stack
+    `gy` is the gradient by the map where the walk is. No one else holds it, nor a map that has been
+    popped, so that the next gradient goes where these were: at the top of the network, where maps
+    are largest, a training's memory is most.
+    """
 
-    def block(self, name, g, to_input=True):
-        g = self.unit(f"{name}.narrow", g)
-        return self.unit(f"{name}.wide", g, to_input)
+    def __init__(self, parameters, gradients, stack, gy):
+        self.p, self.g, self.stack, self.gy = parameters, gradients, stack, gy
 
-    def unit(self, name, g, to_input=True):
-        x, x_affine, normed = self.stack.pop()
-        g, self.g[f"{name}.gamma"][...], self.g[f"{name}.beta"][...] = batch_norm_backward(
-            g, normed
+    def block(self, name, to_input=True):
+        self.unit(f"{name}.narrow")
+        self.unit(f"{name}.wide", to_input)
+
+    def unit(self, name, to_input=True):
+        normed = self.stack[-1].pop()
+        self.gy, self.g[f"{name}.gamma"][...], self.g[f"{name}.beta"][...] = batch_norm_backward(
+            self.gy, normed
         )
+        del normed
+        self.convolution(name, to_input)
+
+    def convolution(self, name, to_input=True):
+        x, affine = self.stack.pop()
         w = self.p[f"{name}.weight"]
         self.g[f"{name}.weight"][...], self.g[f"{name}.bias"][...] = conv_backward_weights(
-            g, x, w.shape, x_affine
+            self.gy, x, w.shape, affine
         )
-        return conv_backward_input(g, w) if to_input else None
+        del x
+        self.gy = conv_backward_input(self.gy, w) if to_input else None
 
-    def pool(self, g, plus):
-        return max_pool_backward(g, self.stack.pop(), plus=plus)
+    def pool(self, plus):
+        self.gy = max_pool_backward(self.gy, self.stack.pop(), plus=plus)
 
-    def join(self, g):
-        return upsample_concat_backward(g, self.stack.pop())
+    def join(self):
+        """Returns the gradient by the encoder's map."""
+        g_skip, self.gy = upsample_concat_backward(self.gy, self.stack.pop())
+        return g_skip
