@@ -18,10 +18,10 @@ DEGRADATION = {"alpha": 0.001, "sigma": 0.1, "salt_pepper": 0.0, "bits": 10, "rn
 IMAGES = "sizes of volumes, ZxYxX (default: the paper's 128x256x512)"
 HOW = """\
 A volume of random filaments (`bench/filaments.py`) stands in for the paper's microtubules, which
-are not at hand: only the order of the methods, and what they gain, can be compared. It is
-{crop}blurred with the published kernel of 17³ voxels and zeros beyond its border, and given noise and 10
-bits (seed 0). Networks and Richardson–Lucy take the border as mirrored. All results are clipped to
-[0, 1] before they are scored."""
+are not at hand: only the order of the methods, and what they gain, can be compared. It is {crop}
+blurred with the published kernel of 17³ voxels and zeros beyond its border, and given noise and
+10 bits (seed 0). Networks and Richardson–Lucy take the border as mirrored. All results are clipped
+to [0, 1] before they are scored."""
 
 STRAIGHTNESS = 150.0  # persistence length, voxels
 WIDTH = 1.2  # σ of a filament's cross-section, voxels
