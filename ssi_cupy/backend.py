@@ -138,7 +138,7 @@ class _Block:
     def __init__(self, memory, free, shape, dtype):
         self._memory, self._free = memory, free
         self.__array_interface__ = {
-            "data": (memory[1], False), "shape": shape, "typestr": dtype.str, "version": 3
+            "data": (memory[1], False), "shape": shape, "typestr": dtype, "version": 3
         }  # fmt: skip
 
     def __del__(self):
@@ -160,18 +160,16 @@ class Pool:
     """
 
     def __init__(self):
-        self._free = {}
+        self._free, self._known = {}, {}
         self._outer = []
         self.misses = 0
         self.nbytes = 0
 
     def take(self, shape, dtype):
-        dtype = np.dtype(dtype)
-        shape = tuple(shape) if hasattr(shape, "__len__") else (shape,)
-        size = max(math.prod(shape) * dtype.itemsize, 1)
-        free = self._free.get(size)
-        if free is None:
-            free = self._free.setdefault(size, [])
+        try:
+            free, size, shape, dtype = self._known[shape, dtype]
+        except (KeyError, TypeError):  # a new one; a list
+            free, size, shape, dtype = self._ask(shape, dtype)
         try:
             memory = free.pop()
         except IndexError:
@@ -180,6 +178,15 @@ class Pool:
             self.misses += 1
             self.nbytes += size
         return np.asarray(_Block(memory, free, shape, dtype))
+
+    def _ask(self, shape, dtype):
+        """(free memory, size, shape, typestr) of such an array, looked up in the next call."""
+        asked = tuple(shape) if hasattr(shape, "__len__") else (shape,), np.dtype(dtype)
+        size = max(math.prod(asked[0]) * asked[1].itemsize, 1)
+        found = self._free.setdefault(size, []), size, asked[0], asked[1].str
+        if isinstance(shape, tuple):
+            self._known[shape, dtype] = found
+        return found
 
     def __enter__(self):
         self._outer.append(getattr(_local, "pool", None))
@@ -395,9 +402,9 @@ class Kernel:
     that is called like the loop's module.
     """
 
-    def __init__(self, loop, grain, fastmath, launch, prepare):
+    def __init__(self, loop, grain, fastmath, launch, prepare, over):
         self.loop, self.grain, self.fastmath = loop, grain, fastmath
-        self.prepare = prepare
+        self.prepare, self.over = prepare, over
         default = cuda.block_per_item if grain == 1 else cuda.threads_per_item(1)
         self.launch = launch or default
         self.stem = loop.__module__.rpartition(".")[2]
@@ -415,10 +422,16 @@ class Kernel:
         if self.prepare is not None:
             args = self.prepare(args)
         dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
-        share_out(self.compiled, n, self.grain, (scratch, dtype), args)
+        grain = self.grain
+        if self.over is not None:
+            grain = max(grain, WORTH * n // (args[self.over].size or 1))
+        share_out(self.compiled, n, grain, (scratch, dtype), args)
 
 
-def kernel(loop=None, *, grain=1, fastmath=False, launch=None, prepare=None):
+WORTH = 16384  # elements of an array that are worth a thread's while
+
+
+def kernel(loop=None, *, grain=1, fastmath=False, launch=None, prepare=None, over=None):
     """Make a `Kernel` of a plain Python loop. It is compiled on first use, and cached on disk.
 
     Parameters
@@ -436,10 +449,12 @@ def kernel(loop=None, *, grain=1, fastmath=False, launch=None, prepare=None):
         one thread where `grain` is above 1.
     prepare : callable, optional
         On the CPU, ``prepare(args)`` returns what the loop is given in place of `args`.
+    over : int, optional
+        Which argument the items share among them, an array: few small items are not worth it.
     """
     if loop is None:
-        return lambda loop: Kernel(loop, grain, fastmath, launch, prepare)
-    return Kernel(loop, grain, fastmath, launch, prepare)
+        return lambda loop: Kernel(loop, grain, fastmath, launch, prepare, over)
+    return Kernel(loop, grain, fastmath, launch, prepare, over)
 
 
 class Inline:

@@ -148,7 +148,7 @@ def _with_raised_weights(args):
     if len(taps) == 0:
         planes = w.shape[1] // ky**2
         raised = empty(((ky + 3) ** 2, w.shape[0] * planes, OUTS), w.dtype)
-        share_out(raised_weights.compiled, raised.shape[1], 64, (0, None), (w, raised, ky))
+        share_out(raised_weights.compiled, raised.shape[1], 256, (0, None), (w, raised, ky))
         w = raised
     return x, affine, w, b, taps, y, sums, kz, ky, *rest
 
@@ -402,9 +402,10 @@ def _correlate(x, w, b, affine, moments, mirrored=False):
     plan = _plan(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype)
     bias = b if b is not None else zeros(outputs, x.dtype, like=x)
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
-    # of each band or tile, whichever there are more of; what nobody fills stays zero
-    parts = max(plan.bands, _tiles(y.shape, inputs * w.shape[2], cuda.THREADS)[0])
-    sums = zeros((parts if moments else 0, 2, outputs), np.float64, like=x)
+    parts = 0
+    if moments:  # of each band or tile, whichever there are more of; what nobody fills stays zero
+        parts = max(plan.bands, _tiles(y.shape, inputs * w.shape[2], cuda.THREADS)[0])
+    sums = zeros((parts, 2, outputs), np.float64, like=x)
     conv_forward_kernel(
         plan.bands * plan.groups,
         x, _affine(affine, x), packed(w, mirrored=mirrored), bias, placed(plan.taps, x), y, sums,

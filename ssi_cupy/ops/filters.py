@@ -32,7 +32,7 @@ def _a_thread_each(n, args, threads):
     return threads_per_item(1)(args[1].size, args, threads)
 
 
-@kernel(grain=32, launch=_a_thread_each)
+@kernel(grain=128, launch=_a_thread_each)
 def pack_weights_kernel(start, stop, w, into, mirrored):
     taps, outputs = w.shape[2], w.shape[1] if mirrored else w.shape[0]
     inputs = into.shape[1] // taps
@@ -61,7 +61,7 @@ def combined(partial, shape):
     return gw
 
 
-@kernel(grain=128, launch=threads_per_item(OUTS * VECS))
+@kernel(grain=1024, launch=threads_per_item(OUTS * VECS))
 def combine_weights_kernel(start, stop, partial, gw):
     """An item is what lies together: a triple of taps of a block of outputs."""
     triples, together = partial.shape[2], OUTS * VECS

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import contiguous, empty, inline, kernel, namespace
+from ..backend import contiguous, empty, inline, kernel
 from ..checks import InputError
 from ..cuda import blocks_per_item
 from ..tape import op
@@ -62,7 +62,6 @@ def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False,
 def batch_norm_backward(gy, saved, *, plus=None):
     """(gx, gγ, gβ). `plus`, of x's shape, is added to gx: of a map that has another reader."""
     x, affine, mean, inverse_std, training, relu = saved
-    xp = namespace(gy)
     gy = contiguous(gy)
     n, channels = x.shape[:2]
     pixels = x[0, 0].size
@@ -71,7 +70,7 @@ def batch_norm_backward(gy, saved, *, plus=None):
     centre = contiguous(mean.astype(x.dtype).reshape(-1))
     partial = empty((n, channels, blocks, 2), np.float64, like=x)
     batch_norm_sums_kernel(n * channels * blocks, x, affine, gy, centre, partial, relu, BLOCK)
-    g_beta, g_gamma = xp.moveaxis(_sums(partial, branches), -1, 0)  # (channels,) or by branch
+    g_beta, g_gamma = _sums(partial, branches)  # (channels,) each, or by branch
     g_gamma = g_gamma * inverse_std
     # gx = a · gy + b · (x − μ) + c
     coefficients = empty((3, branches * channels), x.dtype, like=x)
@@ -112,15 +111,15 @@ def batch_statistics(x, branches=1):
     pivot = contiguous(x[0, :, 0, 0, 0])
     partial = empty((n, channels, blocks, 2), np.float64, like=x)
     batch_moments_kernel(n * channels * blocks, x, pivot, partial, BLOCK)
-    sums = namespace(x).moveaxis(_sums(partial, branches), -1, 0)
-    return moments_to_statistics(sums, pivot, n // branches * pixels)
+    return moments_to_statistics(_sums(partial, branches), pivot, n // branches * pixels)
 
 
 def _sums(partial, branches):
-    """Over images and blocks: (N, C, blocks, 2) → (C, 2), or (branches, C, 2) of several."""
+    """Over images and blocks: (N, C, blocks, 2) → (2, C), or (2, branches, C) of several."""
     if branches == 1:
-        return partial.sum(axis=(0, 2))
-    return partial.reshape(branches, -1, *partial.shape[1:]).sum(axis=(1, 3))
+        return partial.sum(axis=(0, 2)).T
+    sums = partial.reshape(branches, -1, *partial.shape[1:]).sum(axis=(1, 3))
+    return sums.transpose(2, 0, 1)
 
 
 def moments_to_statistics(sums, pivot, count):
@@ -152,7 +151,7 @@ def _column(row, x, affine):
     return branch * channels + row % channels
 
 
-@kernel(fastmath=True)
+@kernel(fastmath=True, over=0)
 def batch_moments_kernel(start, stop, x, pivot, partial, block):
     channels = x.shape[1]
     flat, sums = x.reshape(x.shape[0] * channels, -1), partial.reshape(-1, 2)
@@ -169,7 +168,7 @@ def batch_moments_kernel(start, stop, x, pivot, partial, block):
         sums[item, 0], sums[item, 1] = total, squares
 
 
-@kernel(launch=blocks_per_item)
+@kernel(launch=blocks_per_item, over=0)
 def batch_norm_forward_kernel(start, stop, x, affine, y, relu):
     channels = x.shape[1]
     source = x.reshape(x.shape[0] * channels, -1)
@@ -182,7 +181,7 @@ def batch_norm_forward_kernel(start, stop, x, affine, y, relu):
             target[row, i] = v if v > 0 or not relu else x.dtype.type(0)
 
 
-@kernel(fastmath=True)
+@kernel(fastmath=True, over=0)
 def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, block):
     """Of each block, Σ gy and Σ gy · (x − μ); gy counts only where the ReLU passes it."""
     channels = x.shape[1]
@@ -213,7 +212,7 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
         sums[item, 0], sums[item, 1] = total, product
 
 
-@kernel(launch=blocks_per_item)
+@kernel(launch=blocks_per_item, over=0)
 def batch_norm_backward_kernel(start, stop, x, affine, gy, centre, coefficients, plus, gx, relu):
     channels = x.shape[1]
     other = plus.reshape(plus.shape[0] * plus.shape[1], -1)

@@ -67,7 +67,7 @@ def _activate(v, affine, c):
     return v
 
 
-@kernel(launch=blocks_per_item)
+@kernel(launch=blocks_per_item, over=0)
 def max_pool_forward_kernel(start, stop, x, affine, y, wz, wy, wx):
     channels, depth, height, width = y.shape[1:]
     for item in range(start, stop):
@@ -113,7 +113,7 @@ def _give_back(upper, lower, affine, c, row, target, first_row):
         target[2 * j + 1] += row[j] if here and left != best else zero
 
 
-@kernel(launch=blocks_per_item)
+@kernel(launch=blocks_per_item, over=0)
 def max_pool_backward_kernel(start, stop, x, affine, gy, plus, gx, wz, wy, wx):
     channels, depth, height, width = gy.shape[1:]
     zero = x.dtype.type(0)

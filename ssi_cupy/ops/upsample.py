@@ -123,7 +123,7 @@ def _read_twice(source, affine, c, target):
             target[2 * j + 1] = source[j]
 
 
-@kernel(launch=blocks_per_item)
+@kernel(launch=blocks_per_item, over=4)
 def upsample_concat_forward_kernel(start, stop, skip, skip_affine, low, low_affine, y, fz, fy, fx):
     channels, depth, height, width = y.shape[1:]
     first = skip.shape[1]
@@ -155,7 +155,7 @@ def upsample_concat_forward_kernel(start, stop, skip, skip_affine, low, low_affi
                 row[low.shape[4] * fx :] = 0
 
 
-@kernel(launch=blocks_per_item)
+@kernel(launch=blocks_per_item, over=2)
 def upsample_backward_kernel(start, stop, gy, first, gx, fz, fy, fx):
     channels, depth, height, width = gx.shape[1:]
     for item in range(start, stop):
