@@ -469,7 +469,11 @@ class Inline:
 
     @functools.cached_property
     def compiled(self):
-        return _jit(self.function, nogil=True, fastmath=self.fastmath)
+        # Where sums may be reordered, never as a call. A process that compiles has two machine
+        # codes of such a function, alone and in its kernel, with sums in different orders; it
+        # would call the former, and one that reads the kernel from the cache the latter.
+        options = {"forceinline": True} if self.fastmath else {}
+        return _jit(self.function, nogil=True, fastmath=self.fastmath, **options)
 
 
 def inline(function=None, *, fastmath=False):
