@@ -1,5 +1,10 @@
 """Convolution by Winograd's method gives what the plain sums give, in any cutting."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +12,7 @@ from ssi_cupy import backend
 from ssi_cupy.ops import conv
 from ssi_cupy.simd import point_matrices
 
+ROOT = Path(__file__).resolve().parents[1]
 SHAPES = [  # (x, w): in several bands and in one, with tiles left over, wide, small, in 3-D
     ((2, 9, 1, 37, 45), (10, 9, 1, 5, 5)),
     ((2, 9, 1, 37, 45), (10, 9, 1, 3, 3)),
@@ -99,3 +105,25 @@ def test_channels_do_not_mix(only):
     others = np.arange(9) != 3
     assert np.isnan(gw[3]).all() and np.isnan(gb[3])
     assert np.isfinite(gw[others]).all() and np.isfinite(gb[others]).all()
+
+
+STEP = """
+import zlib
+import numpy as np
+from ssi_cupy.ops.conv import conv_forward
+rng = np.random.default_rng(0)
+x, w = rng.normal(size=(1, 8, 1, 96, 96)), rng.normal(size=(8, 8, 1, 3, 3))
+y, (_, sums) = conv_forward(x.astype("f4"), w.astype("f4"), moments=True)
+print(zlib.crc32(y.tobytes()), zlib.crc32(sums.tobytes()))
+"""
+
+
+def test_a_process_that_compiles_has_the_bits_of_one_that_reads_the_cache(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", STEP]
+    printed = [
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True).stdout
+        for _ in ("compiles", "reads")
+    ]
+    assert any(tmp_path.rglob("*.nbi"))
+    assert printed[0] == printed[1]
