@@ -18,7 +18,7 @@ from emulation import emulator
 from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
 from ssi_cupy import backend, cuda, masking, optim, random, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
-from ssi_cupy.ops import conv
+from ssi_cupy.ops import conv, cutting
 from ssi_cupy.ops.direct_convolution import direct_convolution_forward
 from ssi_cupy.ops.norm import batch_statistics
 from ssi_cupy.physics import PSFConvolution
@@ -136,7 +136,7 @@ def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkey
         return y, sums, *conv.conv_backward(gy, saved)
 
     expected = once()
-    monkeypatch.setattr(conv, "ENOUGH", enough)
+    monkeypatch.setattr(cutting, "ENOUGH", enough)
     monkeypatch.setattr(conv, "is_cupy", lambda array: True)
     with emulated(threads, backwards):
         got = once()
@@ -355,7 +355,7 @@ def test_every_barrier_is_needed_and_its_lack_is_seen(probe, number, monkeypatch
     text = cuda.text
     monkeypatch.setattr(cuda, "text", lambda name: without if name == stem else text(name))
     for enough, backwards in itertools.product((1, 10**9), (False, True)):
-        monkeypatch.setattr(conv, "ENOUGH", enough)
+        monkeypatch.setattr(cutting, "ENOUGH", enough)
         with emulated(64, backwards):
             got = probe()
         if not all(relative(a, b) <= 1e-10 for a, b in zip(got, expected, strict=True)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssi_cupy import backend
-from ssi_cupy.ops import conv
+from ssi_cupy.ops import conv, cutting
 from ssi_cupy.simd import point_matrices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,12 +30,12 @@ def only(monkeypatch):
     """``only(True)``: by Winograd's method whatever the shapes; ``only(False)``: by plain sums."""
 
     def choose(winograd):
-        monkeypatch.setattr(conv, "FEWEST_CHANNELS", 1 if winograd else 10**9)
-        monkeypatch.setattr(conv, "FEWEST_TILES", 1)
-        conv._plan.cache_clear()
+        monkeypatch.setattr(cutting, "FEWEST_CHANNELS", 1 if winograd else 10**9)
+        monkeypatch.setattr(cutting, "FEWEST_TILES", 1)
+        cutting.plan_of.cache_clear()
 
     yield choose
-    conv._plan.cache_clear()
+    cutting.plan_of.cache_clear()
 
 
 def both_ways(x, w, b, gy, affine):
