@@ -4,8 +4,8 @@ An op never asks which device it is on. It allocates with `empty`, calls a `kern
 of the arrays decides: numpy arrays go to the Numba loop that stands below the op, split over
 threads; cupy arrays go to the CUDA kernel of the same name in `kernels/<file of the op>.cu`.
 
-Only this file and `simd.py` import numba, only `cuda.py` and `capture.py` import cupy, and they do
-so on first use: `import ssi_cupy` costs neither.
+Only this file, `simd.py` and `points.py` import numba, only `cuda.py` and `capture.py` cupy, and
+they do so on first use: `import ssi_cupy` costs neither.
 """
 
 from __future__ import annotations
@@ -515,11 +515,7 @@ def _fingerprint(function):
         value = function.__globals__.get(name)
         if hasattr(value, "compiled"):
             inner = getattr(value, "function", None)
-            text += (
-                str(_fingerprint(inner))
-                if inner
-                else inspect.getsource(sys.modules[value.__module__])
-            )
+            text += str(_fingerprint(inner)) if inner else value.source()
     return zlib.crc32(text.encode())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ssi_cupy import backend
 from ssi_cupy.ops import conv, cutting
-from ssi_cupy.simd import point_matrices
+from ssi_cupy.points import point_matrices
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = [  # (x, w): in several bands and in one, with tiles left over, wide, small, in 3-D

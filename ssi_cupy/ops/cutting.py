@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import cuda
-from ..simd import OUTS, POINTS, TILE, VECS, lanes
+from ..llvm import lanes
+from ..points import POINTS, TILE
+from ..simd import OUTS, VECS
 from . import winograd
 
 # ---- on the CPU ---------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ import numpy as np
 
 from .. import backend
 from ..backend import kernel
-from ..simd import OUTS, VECS, correlate_tile, lanes
+from ..llvm import lanes
+from ..simd import OUTS, VECS, correlate_tile
 from ..tape import op
 from .pad import pad_forward
 

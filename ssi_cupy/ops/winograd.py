@@ -15,13 +15,13 @@ The gradient by the input is a convolution too. By the weights, what is linear i
 
     gw = G' (Σ_tiles (A gy Aᵀ) · (Bᵀ d B)) G
 
-The points (`simd.POINTS`) are those that lose least in float32: some 1e-6 of the values, a few
+The points (`points.POINTS`) are those that lose least in float32: some 1e-6 of the values, a few
 times as much as the plain sum.
 
 How the loops work: a *band* is some rows of tiles, or a part of these in wide images, of one plane,
 so small that all of its positions stay in the second-level cache. Rows of x are laid in *phases*,
 every fourth pixel next to each other, so that neighbours in a vector are neighbouring tiles, and no
-transform needs anything but loads, multiply-adds and stores (`simd.py`).
+transform needs anything but loads, multiply-adds and stores (`points.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import inline
-from ..simd import (
+from ..points import (
     contract_tile,
     gather_3,
     gather_5,
