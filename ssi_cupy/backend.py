@@ -4,8 +4,8 @@ An op never asks which device it is on. It allocates with `empty`, calls a `kern
 of the arrays decides: numpy arrays go to the Numba loop that stands below the op, split over
 threads; cupy arrays go to the CUDA kernel of the same name in `kernels/<file of the op>.cu`.
 
-Only `jit.py`, `simd.py` and `points.py` import numba, only `cuda.py` and `capture.py` cupy, and
-they do so on first use: `import ssi_cupy` costs neither.
+Only `jit.py`, `crew.py`, `simd.py` and `points.py` import numba, only `cuda.py` and `capture.py`
+cupy, and they do so on first use: `import ssi_cupy` costs neither.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 
 from . import cuda
 from .checks import DeviceError, OutOfMemory, choice
+from .crew import launcher
 from .jit import inline as inline  # beside `kernel`, for who writes loops
-from .jit import jit
 from .threads import aligned, num_threads, share_out
 from .threads import set_num_threads as set_num_threads  # one door for who embeds this
 
@@ -390,28 +390,40 @@ def _transformed(shape):
 # ---- kernels --------------------------------------------------------------------------------
 
 
-class Kernel:
-    """A CPU loop and a CUDA kernel of one name. Called as ``kernel(n, *args)``: n work items.
+class Loop:
+    """A CPU loop, shared out over threads. Called as ``loop(n, *args)``: n work items.
 
-    The loop has the signature ``(start, stop, *args)`` and does items start … stop - 1; with
+    The function has the signature ``(start, stop, *args)`` and does items start … stop - 1; with
     ``scratch`` it is ``(start, stop, scratch, *args)``, where scratch is a 1-D array of the
     thread's own. Items must not write to the same place.
+    """
+
+    def __init__(self, loop, grain=1, fastmath=False):
+        self.loop, self.grain, self.fastmath = loop, grain, fastmath
+        functools.update_wrapper(self, loop)
+
+    @functools.cached_property
+    def compiled(self):
+        return launcher(self.loop, self.fastmath)
+
+    def __call__(self, n, *args, scratch=0, grain=0):
+        dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
+        share_out(self.compiled, n, max(grain, self.grain), (scratch, dtype), args)
+
+
+class Kernel(Loop):
+    """A CPU loop and a CUDA kernel of one name. Called as ``kernel(n, *args)``: n work items.
 
     The CUDA kernel has the same name and the signature ``(*args)``; it is in the file of `kernels/`
     that is called like the loop's module.
     """
 
     def __init__(self, loop, grain, fastmath, launch, prepare, over):
-        self.loop, self.grain, self.fastmath = loop, grain, fastmath
+        super().__init__(loop, grain, fastmath)
         self.prepare, self.over = prepare, over
         default = cuda.block_per_item if grain == 1 else cuda.threads_per_item(1)
         self.launch = launch or default
         self.stem = loop.__module__.rpartition(".")[2]
-        functools.update_wrapper(self, loop)
-
-    @functools.cached_property
-    def compiled(self):
-        return jit(self.loop, nogil=True, fastmath=self.fastmath)
 
     def __call__(self, n, *args, scratch=0):
         if "cupy" in sys.modules and namespace(*args) is not np:  # mixed devices raise
@@ -420,11 +432,8 @@ class Kernel:
             return
         if self.prepare is not None:
             args = self.prepare(args)
-        dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
-        grain = self.grain
-        if self.over is not None:
-            grain = max(grain, WORTH * n // (args[self.over].size or 1))
-        share_out(self.compiled, n, grain, (scratch, dtype), args)
+        grain = 0 if self.over is None else WORTH * n // (args[self.over].size or 1)
+        super().__call__(n, *args, scratch=scratch, grain=grain)
 
 
 WORTH = 16384  # elements of an array that are worth a thread's while

@@ -38,22 +38,19 @@ def inline(function=None, *, fastmath=False):
 
 
 def jit(function, fastmath=False, **options):
-    """numba.njit, with the lazy objects that `function` names replaced by what they stand for."""
+    """`njit`, with the lazy objects that `function` names replaced by what they stand for."""
+    if fastmath:
+        options["fastmath"] = FAST
+    return njit(resolved(function), **options)
+
+
+FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; NaN stays NaN
+
+
+def njit(function, **options):
+    """numba's, cached on disk where that can be written."""
     import numba
 
-    named = (function.__globals__.get(name) for name in function.__code__.co_names)
-    lazy = {value.__name__: value.compiled for value in named if hasattr(value, "compiled")}
-    if lazy:
-        resolved = types.FunctionType(
-            function.__code__, {**function.__globals__, **lazy}, function.__name__
-        )
-        resolved.__module__ = function.__module__
-        # numba's cache looks at the file of `function` alone. With what is compiled into it in its
-        # name, a change there is a cache miss too.
-        resolved.__qualname__ = f"{function.__name__}_{_fingerprint(function):08x}"
-        function = resolved
-    if fastmath:
-        options["fastmath"] = {"reassoc", "contract", "arcp", "nsz"}
     options["error_model"] = "numpy"  # x / 0 is an infinity, as on the GPU, and needs no branch
     try:
         return numba.njit(cache=True, **options)(function)
@@ -62,14 +59,30 @@ def jit(function, fastmath=False, **options):
         return numba.njit(**options)(function)
 
 
-def _fingerprint(function):
+def resolved(function):
+    """`function`, with the lazy objects that it names replaced by what they stand for."""
+    named = (function.__globals__.get(name) for name in function.__code__.co_names)
+    lazy = {value.__name__: value.compiled for value in named if hasattr(value, "compiled")}
+    if not lazy:
+        return function
+    found = types.FunctionType(
+        function.__code__, {**function.__globals__, **lazy}, function.__name__
+    )
+    found.__module__ = function.__module__
+    # numba's cache looks at the file of `function` alone. With what is compiled into it in its
+    # name, a change there is a cache miss too.
+    found.__qualname__ = f"{function.__name__}_{fingerprint(function):08x}"
+    return found
+
+
+def fingerprint(function):
     """A number that changes with the source of what is compiled into `function`."""
     text = inspect.getsource(function)
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
         if hasattr(value, "compiled"):
             inner = getattr(value, "function", None)
-            text += str(_fingerprint(inner)) if inner else value.source()
+            text += str(fingerprint(inner)) if inner else value.source()
     return zlib.crc32(text.encode())
 
 

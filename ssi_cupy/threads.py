@@ -6,14 +6,15 @@ two Python threads enter it at once. Here any number of callers share the thread
 
 from __future__ import annotations
 
-import itertools
+import functools
 import os
-import queue
 import threading
 
 import numpy as np
 
+from . import crew
 from .checks import positive_int
+from .jit import jit
 
 _local = threading.local()
 
@@ -25,46 +26,9 @@ def aligned(size, alignment=64):
     return raw[start : start + size]
 
 
-class _Job:
-    """One loop cut into chunks. Whoever has time takes the next chunk; the last one done tells.
-
-    Chunks are claimed by ``next(count)``, which the interpreter makes atomic. Which thread runs
-    a chunk changes nothing: kernels write disjoint outputs, and reductions go through partial
-    sums whose number depends on the shape alone.
-    """
-
-    def __init__(self, function, bounds, scratch, args):
-        self.function, self.bounds, self.scratch, self.args = function, bounds, scratch, args
-        self.claimed, self.finished = itertools.count(), itertools.count(1)
-        self.done = threading.Lock()
-        self.done.acquire()
-        self.error = None
-
-    def work(self):
-        chunks = len(self.bounds) - 1
-        while (chunk := next(self.claimed)) < chunks:
-            try:
-                if self.error is None:
-                    start, stop = self.bounds[chunk], self.bounds[chunk + 1]
-                    self.function(start, stop, *_scratch(*self.scratch), *self.args)
-            except BaseException as error:
-                self.error = error
-            if next(self.finished) == chunks:
-                self.done.release()
-
-
-def _scratch(size, dtype):
-    """This thread's scratch memory, as the leading argument of a kernel that asks for it."""
-    if not size:
-        return ()
-    buffers = _local.__dict__.setdefault("scratch", {})
-    buffer = buffers.get(dtype)
-    if buffer is None or buffer.size < size:
-        buffer = buffers[dtype] = aligned(size * dtype.itemsize).view(dtype)
-    return (buffer,)
-
-
 class _Threads:
+    """The helpers: who serves the crew, and who sleeps because nothing came for a while."""
+
     def __init__(self):
         available = (
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -74,45 +38,66 @@ class _Threads:
 
     def forget(self):
         """A forked child has none of its parent's threads."""
-        self.jobs, self.running = queue.SimpleQueue(), 0
+        self.crew = aligned(8 * crew.WORDS).view(np.int64)
+        self.crew[:] = 0
+        self.running = self.asleep = 0
+        self.lock, self.bell = threading.Lock(), threading.Semaphore(0)
 
-    def run(self, function, bounds, scratch, args):
-        job = _Job(function, bounds, scratch, args)
-        helpers = min(self.number, len(bounds) - 1) - 1
-        while self.running < helpers:
-            self.running += 1
-            threading.Thread(target=self._serve, args=(self.jobs,), daemon=True).start()
-        for _ in range(helpers):
-            self.jobs.put(job)
-        job.work()
-        job.done.acquire()
-        job.args = ()  # a helper that comes too late must not keep the arrays from their pool
-        if job.error is not None:
-            raise job.error
+    def summon(self, helpers):
+        """Start so many, unless they run, and wake who sleeps."""
+        with self.lock:
+            while self.running < helpers:
+                self.running += 1
+                args = self.running, self.crew, self.lock, self.bell
+                threading.Thread(target=self._serve, args=args, daemon=True).start()
+            if self.asleep:
+                self.bell.release(self.asleep)
+                self.asleep = 0
 
-    @staticmethod
-    def _serve(jobs):
+    def _serve(self, worker, served, lock, bell):
         while True:
-            jobs.get().work()
+            serve()(served, worker, PATIENCE)
+            with lock:
+                self.asleep += 1
+            bell.acquire()
 
 
+PATIENCE = 20_000  # looks for work, in a little less than a millisecond
 _threads = _Threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
 
 
-def share_out(function, n, grain, scratch, args):
-    """``function(start, stop, *args)`` over n items, by as many threads as have `grain` items.
+@functools.cache
+def serve():
+    return jit(crew.serve, nogil=True)
 
-    `scratch` is (size, dtype) of memory that each thread has to itself, its argument after stop;
-    size 0 for none.
+
+def share_out(launch, n, grain, scratch, args):
+    """A loop over n items by as many threads as have `grain` items.
+
+    `launch` is the loop's (`crew.launcher`); `scratch` the (size, dtype) of memory that each
+    thread has to itself, its argument after stop; size 0 for none.
     """
-    chunks = min(4 * _threads.number, n // grain) if _threads.number > 1 else 1
-    if chunks > 1:
-        bounds = [n * i // chunks for i in range(chunks + 1)]
-        _threads.run(function, bounds, scratch, args)
-    elif n:
-        function(0, n, *_scratch(*scratch), *args)
+    number = _threads.number
+    chunks = min(4 * number, n // grain) if number > 1 else 1
+    workers = max(min(number, chunks), 1)
+    if workers > 1 and (_threads.asleep or _threads.running < workers - 1):
+        _threads.summon(workers - 1)
+    if n:
+        launch(_threads.crew, n, chunks, workers, _scratch(workers, *scratch), *args)
+
+
+def _scratch(workers, size, dtype):
+    """A row of this thread's scratch memory for each worker, on cache lines of its own."""
+    if not size:
+        return None
+    size += -size % (64 // dtype.itemsize)
+    buffers = _local.__dict__.setdefault("scratch", {})
+    buffer = buffers.get(dtype)
+    if buffer is None or buffer.size < workers * size:
+        buffer = buffers[dtype] = aligned(workers * size * dtype.itemsize).view(dtype)
+    return buffer[: workers * size].reshape(workers, size)
 
 
 def num_threads():

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssi_cupy"
 
 LEVELS = (
-    "checks threads cuda capture jit backend llvm simd points files progress",
+    "checks threads cuda capture jit crew backend llvm simd points files progress",
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
@@ -28,7 +28,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms.spl
 SIDE = set("psf classical degrade metrics noise tiles tiff".split())
 NEVER_EACH_OTHER = {3}
 ARRAY_LIBRARIES = {
-    "numba": {"jit.py", "simd.py", "points.py"},
+    "numba": {"jit.py", "crew.py", "simd.py", "points.py"},
     "cupy": {"cuda.py", "capture.py"},
 }
 HEAVY = "numba cupy scipy.fft matplotlib skimage tifffile torch"

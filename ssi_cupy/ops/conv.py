@@ -36,7 +36,6 @@ from ..backend import contiguous, empty, inline, is_cupy, kernel, placed, zeros
 from ..checks import InputError
 from ..simd import OUTS, VECS, correlate_tile, product_tile
 from ..tape import op
-from ..threads import share_out
 from .cutting import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
 from .filters import combined, packed
 from .winograd import forward_band, raised_weights, weights_item
@@ -145,7 +144,7 @@ def _with_raised_weights(args):
     if len(taps) == 0:
         planes = w.shape[1] // ky**2
         raised = empty(((ky + 3) ** 2, w.shape[0] * planes, OUTS), w.dtype)
-        share_out(raised_weights.compiled, raised.shape[1], 256, (0, None), (w, raised, ky))
+        raised_weights(raised.shape[1], w, raised, ky)
         w = raised
     return x, affine, w, b, taps, y, sums, kz, ky, *rest
 

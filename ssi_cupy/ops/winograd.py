@@ -26,9 +26,11 @@ transform needs anything but loads, multiply-adds and stores (`points.py`).
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from ..backend import inline
+from ..backend import Loop, inline
 from ..points import (
     contract_tile,
     gather_3,
@@ -186,7 +188,7 @@ def raise_band(
                             flat, target + 8 * j * stride, stride)  # fmt: skip
 
 
-@inline
+@functools.partial(Loop, grain=256)
 def raised_weights(start, stop, w, out, r):
     """G w G' of items (block, plane): w (blocks, planes · r², 8) → out (n², items, 8)."""
     local = np.empty(8 * 5 * 8, w.dtype)
