@@ -50,7 +50,7 @@ def launch(crew, n, chunks, workers, scratch, *args):
         failed = crew[FAILED]
         exchange(crew, BUSY, 0)
     if failed:
-        raise RuntimeError("a compiled loop raised an error")
+        raise RuntimeError("a compiled loop failed")
 
 
 def job(scratch, args):

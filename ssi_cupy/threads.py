@@ -1,7 +1,8 @@
 """The threads that CPU loops are split over, and their scratch memory.
 
 They are this module's own, not numba's: numba's simplest threading layer aborts the process when
-two Python threads enter it at once. Here any number of callers share the threads there are.
+two Python threads enter it at once. Here any number of callers may: one has the helpers, the others
+meanwhile do their loops alone. What helpers do is in `crew.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def aligned(size, alignment=64):
 
 
 class _Threads:
-    """The helpers: who serves the crew, and who sleeps because nothing came for a while."""
+    """The helpers, and how many of them sleep because nothing came for a while."""
 
     def __init__(self):
         available = (
