@@ -6,67 +6,64 @@ lock. So while loops follow each other, helpers wait here, in compiled code and 
 
 What a helper has to know of a loop are two addresses: of a function ``(arguments, start, stop,
 worker)``, which looks the same for every loop, and of the arguments in the caller's memory.
-`launch` is the caller's side, compiled once for each loop, `serve` the helpers'. The caller leaves
-only when no helper is inside, so the arguments live long enough.
+`launcher` compiles that function, `share` is the caller's side, `serve` the helpers'. The caller
+leaves only when no helper is inside, so the arguments live long enough.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import platform
 import sys
 import types
+import zlib
 
 from . import jit
 from .jit import inline
 from .llvm import Intrinsic
 
-# A crew is an array of int64. What threads fight for has a cache line (8 words) to itself.
+# A crew is int64 words in memory. What threads fight for has a cache line (8 words) to itself.
 BUSY, OPEN, INSIDE, NEXT, FAILED = 0, 8, 16, 24, 32
 RUN, ARGUMENTS, ITEMS, CHUNKS, WORKERS = 40, 41, 42, 43, 44
 WORDS = 48
 
-PAUSES = 64  # looks at the crew between two offers of the processor to others
+PAUSES = 64  # looks at the crew between two offers of the processor to other threads
 
 
-def launch(crew, n, chunks, workers, scratch, *args):
-    """Do items 0 … n - 1 of a loop in `chunks`, with up to ``workers - 1`` of who serve `crew`.
+def share(crew, n, chunks, workers, run, arguments):
+    """The caller's side: items 0 … n - 1 in `chunks`, with up to ``workers - 1`` of who serve.
 
-    Row i of `scratch` is what worker i has to itself; None for a loop that asks for none. Which
-    worker runs a chunk changes nothing: loops write disjoint outputs.
+    Which worker runs a chunk changes nothing, as loops write disjoint outputs. Returns whether one
+    failed.
     """
-    run, arguments = job(scratch, args)
     if chunks < 2 or exchange(crew, BUSY, 1):  # not worth it, or another caller has the crew
-        failed = call(run, arguments, 0, n, 0)
-    else:
-        crew[RUN], crew[ARGUMENTS] = run, arguments
-        crew[ITEMS], crew[CHUNKS], crew[WORKERS] = n, chunks, workers
-        crew[NEXT] = crew[FAILED] = 0
-        exchange(crew, OPEN, 1)
-        work(crew, 0)
-        exchange(crew, OPEN, 0)
-        waited = 0
-        while read(crew, INSIDE):
-            waited = wait(waited)
-        failed = crew[FAILED]
-        exchange(crew, BUSY, 0)
-    if failed:
-        raise RuntimeError("a compiled loop failed")
-
-
-def job(scratch, args):
-    """The addresses of the function that runs the loop, and of all its arguments.
-
-    Each loop has its own, in place of this one: see `launcher`.
-    """
+        return call(run, arguments, 0, n, 0)
+    exchange(crew, RUN, run)
+    exchange(crew, ARGUMENTS, arguments)
+    exchange(crew, ITEMS, n)
+    exchange(crew, CHUNKS, chunks)
+    exchange(crew, WORKERS, workers)
+    exchange(crew, NEXT, 0)
+    exchange(crew, FAILED, 0)
+    exchange(crew, OPEN, 1)
+    work(crew, 0)
+    exchange(crew, OPEN, 0)
+    waited = 0
+    while read(crew, INSIDE):
+        waited = wait(waited)
+    failed = read(crew, FAILED)
+    exchange(crew, BUSY, 0)
+    return failed
 
 
 def serve(crew, worker, patience):
-    """Help with what comes, until for `patience` looks nothing has."""
+    """A helper's side: help with what comes, until for `patience` looks nothing has."""
     waited = 0
     while waited < patience:
-        if read(crew, OPEN) and read(crew, NEXT) < crew[CHUNKS] and worker < crew[WORKERS]:
+        if read(crew, OPEN) and read(crew, NEXT) < read(crew, CHUNKS):
             add(crew, INSIDE, 1)
-            if read(crew, OPEN) and worker < crew[WORKERS]:  # only now nobody changes the job
+            if read(crew, OPEN) and worker < read(crew, WORKERS):  # only now it stays as it is
                 work(crew, worker)
                 waited = 0
             add(crew, INSIDE, -1)
@@ -76,12 +73,12 @@ def serve(crew, worker, patience):
 @inline
 def work(crew, worker):
     """Take chunk after chunk until there is none."""
-    n, chunks = crew[ITEMS], crew[CHUNKS]
+    n, chunks = read(crew, ITEMS), read(crew, CHUNKS)
     chunk = add(crew, NEXT, 1)
     while chunk < chunks:
         start, stop = n * chunk // chunks, n * (chunk + 1) // chunks
-        if call(crew[RUN], crew[ARGUMENTS], start, stop, worker):
-            crew[FAILED] = 1
+        if call(read(crew, RUN), read(crew, ARGUMENTS), start, stop, worker):
+            exchange(crew, FAILED, 1)
         chunk = add(crew, NEXT, 1)
 
 
@@ -95,74 +92,85 @@ def wait(waited):
     return waited + 1
 
 
+@functools.cache
+def compiled_share():
+    """The address of `share` in machine code."""
+    return jit.cfunc(share, 6).address
+
+
+@functools.cache
+def compiled_serve():
+    return jit.jit(serve, nogil=True)
+
+
 # ---- words ----------------------------------------------------------------------------------
 
 
 @Intrinsic
 def read():
     """``read(crew, word)``. Like the next two, in one order that all threads agree on."""
-
-    def build(builder, address):
-        return builder.load_atomic(address, "seq_cst", 8)
-
-    return _word("read", build)
+    return _word(2, lambda builder, at: builder.load_atomic(at, "seq_cst", 8))
 
 
 @Intrinsic
 def exchange():
     """``exchange(crew, word, value)``: write, and return what was there."""
-    return _word("exchange", lambda b, at, value: b.atomic_rmw("xchg", at, value, "seq_cst"), True)
+    return _word(3, lambda builder, at, value: builder.atomic_rmw("xchg", at, value, "seq_cst"))
 
 
 @Intrinsic
 def add():
     """``add(crew, word, value)``: add, and return what was there."""
-    return _word("add", lambda b, at, value: b.atomic_rmw("add", at, value, "seq_cst"), True)
+    return _word(3, lambda builder, at, value: builder.atomic_rmw("add", at, value, "seq_cst"))
 
 
-def _word(name, build, valued=False):
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
+def _word(operands, build):
+    """The first operand is an address, the second counts words from there."""
 
-    def lower(context, builder, signature, args):
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
-        return build(builder, builder.gep(data, [args[1]]), *args[2:])
+    def at_word(builder, crew, word, *value):
+        pointer = builder.inttoptr(crew, crew.type.as_pointer())
+        return build(builder, builder.gep(pointer, [word]), *value)
 
-    if valued:
+    return jit.integers(operands, at_word)
 
-        def typed(typing, crew, word, value):
-            return types.intp(crew, types.intp, types.intp), lower
-    else:
 
-        def typed(typing, crew, word):
-            return types.intp(crew, types.intp), lower
+@Intrinsic
+def call():
+    """``call(run, arguments, start, stop, worker)``: the function at address `run`."""
 
-    return intrinsic(typed)
+    def build(builder, run, *args):
+        return builder.call(builder.inttoptr(run, _function(args).as_pointer()), args)
+
+    return jit.integers(5, build)
 
 
 @Intrinsic
 def pause():
     """Tell the processor that this thread only waits."""
 
-    def build(builder, ir):
+    def build(builder):
+        from llvmlite import ir
+
         machine = platform.machine().lower()
         if machine in ("x86_64", "amd64"):
             _outside(builder, ir.VoidType(), "llvm.x86.sse2.pause")
         elif machine in ("aarch64", "arm64"):
             _outside(builder, ir.VoidType(), "llvm.aarch64.hint", ir.IntType(32)(1))
 
-    return _effect(build)
+    return jit.integers(0, build)
 
 
 @Intrinsic
 def offer():
     """Let the system run another thread here, if one wants to."""
 
-    def build(builder, ir):
+    def build(builder):
+        from llvmlite import ir
+
         if sys.platform != "win32":
             _outside(builder, ir.IntType(32), "sched_yield")
 
-    return _effect(build)
+    return jit.integers(0, build)
 
 
 def _outside(builder, result, name, *args):
@@ -174,112 +182,96 @@ def _outside(builder, result, name, *args):
     builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _effect(build):
+def _function(args):
+    """A function of integers that returns one."""
     from llvmlite import ir
-    from numba.core import types
-    from numba.extending import intrinsic
 
-    @intrinsic
-    def effect(typing):
-        def lower(context, builder, signature, args):
-            build(builder, ir)
-            return context.get_dummy_value()
-
-        return types.void(), lower
-
-    return effect
+    return ir.FunctionType(ir.IntType(64), [a.type for a in args])
 
 
-@Intrinsic
-def call():
-    """``call(run, arguments, start, stop, worker)``: the function at address `run`."""
-    from llvmlite import ir
-    from numba.core import types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def call(typing, run, arguments, start, stop, worker):
-        def lower(context, builder, signature, args):
-            return builder.call(builder.inttoptr(args[0], _run_type(ir).as_pointer()), args[1:])
-
-        return types.intp(*[types.intp] * 5), lower
-
-    return call
+# ---- a loop -----------------------------------------------------------------------------------
 
 
-def _run_type(ir):
-    word = ir.IntType(64)
-    return ir.FunctionType(word, [word] * 4)
+def launch(share, crew, n, chunks, workers, scratch, *args):
+    """Do a loop by the `share` at that address. Row i of `scratch` is worker i's, if it is any."""
+    return shared(share, crew, n, chunks, workers, scratch, args)
 
 
-# ---- a loop of one's own --------------------------------------------------------------------
+def shared(share, crew, n, chunks, workers, scratch, args):
+    """Each loop has its own in place of this one: see `_shared`."""
 
 
 def launcher(loop, fastmath):
-    """`launch` for one loop, compiled on first use for each set of argument types."""
-    loop = jit.resolved(loop)
+    """`launch` for the loop of a `Kernel`, compiled on first use for each set of argument types."""
+    piece = jit.Piece(loop, fastmath)
+    loop = piece.function
     code = launch.__code__.replace(
         co_filename=loop.__code__.co_filename, co_firstlineno=loop.__code__.co_firstlineno
     )
-    words = (exchange, work, read, wait, call)
-    own = {word.__name__: word.compiled for word in words} | {"job": _job(loop, fastmath)}
-    function = types.FunctionType(code, {**globals(), **own}, loop.__name__)
+    function = types.FunctionType(code, {"shared": _shared(piece)}, loop.__name__)
     function.__module__ = loop.__module__
-    function.__qualname__ = f"{loop.__qualname__}_{jit.fingerprint(launch):08x}"
+    text = "".join(inspect.getsource(module) for module in (sys.modules[__name__], jit))
+    function.__qualname__ = f"{loop.__qualname__}_{zlib.crc32(text.encode()):08x}"
     return jit.njit(function, nogil=True, no_cfunc_wrapper=True)
 
 
-def _job(loop, fastmath):
-    """`job` for one loop: a function beside `launch` that unpacks the arguments, and calls it."""
+def _shared(piece):
+    """Write the loop's own ``run(arguments, start, stop, worker)``, and have it shared out."""
     from llvmlite import ir
-    from numba.core import cgutils, compiler, cpu, types
+    from numba.core import cgutils, types
     from numba.extending import intrinsic
-    from numba.np.arrayobj import make_array, populate_array
 
     @intrinsic
-    def own_job(typing, scratch, args):
+    def shared(typing, share, crew, n, chunks, workers, scratch, args):
+        packed = types.Tuple([scratch, args])
+
         def lower(context, builder, signature, values):
-            given = signature.args[1].types
-            own = () if isinstance(scratch, types.NoneType) else (scratch.copy(ndim=1),)
-            kind = types.void(types.intp, types.intp, *own, *given)
-            flags = compiler.Flags()
-            flags.nrt, flags.forceinline, flags.error_model = True, True, "numpy"
-            if fastmath:
-                flags.fastmath = cpu.FastMathOptions(jit.FAST)
-            compiled = context.compile_subroutine(builder, loop, kind, flags=flags)
-
-            packed = ir.LiteralStructType([v.type for v in values])
-            run = ir.Function(builder.module, _run_type(ir), compiled.fndesc.mangled_name + ".run")
+            share, *numbers = values[:-2]
+            arguments = context.make_tuple(builder, packed, values[-2:])
+            place = cgutils.alloca_once_value(builder, arguments)
+            name = f"{builder.function.name}.run"
+            run = ir.Function(builder.module, _function([share] * 4), name)
             run.linkage = "internal"
-            inner = ir.IRBuilder(run.append_basic_block())
-            address, start, stop, worker = run.args
-            data = inner.load(inner.inttoptr(address, packed.as_pointer()))
-            arguments = [start, stop]
-            if own:
-                whole = make_array(scratch)(context, inner, inner.extract_value(data, 0))
-                row = make_array(own[0])(context, inner)
-                here = inner.mul(worker, inner.extract_value(whole.strides, 0))
-                here = inner.add(inner.ptrtoint(whole.data, here.type), here)
-                populate_array(
-                    row,
-                    data=inner.inttoptr(here, whole.data.type),
-                    shape=[inner.extract_value(whole.shape, 1)],
-                    strides=[whole.itemsize],
-                    itemsize=whole.itemsize,
-                    meminfo=None,
-                )
-                arguments.append(row._getvalue())
-            everything = inner.extract_value(data, 1)
-            arguments += [inner.extract_value(everything, i) for i in range(len(given))]
-            status, _ = context.call_internal_no_propagate(inner, compiled.fndesc, kind, arguments)
-            inner.ret(inner.zext(status.is_error, address.type))
+            _write(run, context, place.type, packed, piece)
+            numbers += [builder.ptrtoint(address, share.type) for address in (run, place)]
+            share = builder.inttoptr(share, _function(numbers).as_pointer())
+            return builder.call(share, numbers)
 
-            place = cgutils.alloca_once(builder, packed)
-            for i, value in enumerate(values):
-                builder.store(value, cgutils.gep_inbounds(builder, place, 0, i))
-            addresses = [builder.ptrtoint(p, address.type) for p in (run, place)]
-            return context.make_tuple(builder, signature.return_type, addresses)
+        return types.intp(share, crew, n, chunks, workers, scratch, args), lower
 
-        return types.UniTuple(types.intp, 2)(scratch, args), lower
+    return shared
 
-    return own_job
+
+def _write(run, context, pointer, packed, piece):
+    """Fill the function `run`: unpack what lies at its first argument, and call the piece."""
+    from llvmlite import ir
+    from numba.core import types
+    from numba.np.arrayobj import make_array, populate_array
+
+    builder = ir.IRBuilder(run.append_basic_block())
+    address, start, stop, worker = run.args
+    scratch, args = packed
+    data = builder.load(builder.inttoptr(address, pointer))
+    memory, rest = builder.extract_value(data, 0), builder.extract_value(data, 1)
+    values, kinds = [start, stop], [types.intp, types.intp]
+    if not isinstance(scratch, types.NoneType):
+        whole = make_array(scratch)(context, builder, memory)
+        kinds.append(scratch.copy(ndim=1))
+        row = make_array(kinds[-1])(context, builder)
+        here = builder.mul(worker, builder.extract_value(whole.strides, 0))
+        here = builder.add(builder.ptrtoint(whole.data, here.type), here)
+        populate_array(
+            row,
+            data=builder.inttoptr(here, whole.data.type),
+            shape=[builder.extract_value(whole.shape, 1)],
+            strides=[whole.itemsize],
+            itemsize=whole.itemsize,
+            meminfo=None,
+        )
+        values.append(row._getvalue())
+    values += [builder.extract_value(rest, i) for i in range(len(args))]
+    signature = types.none(*kinds, *args)
+    status, _ = context.call_internal_no_propagate(
+        builder, piece.added(context, signature.args), signature, values
+    )
+    builder.ret(builder.zext(status.is_error, address.type))

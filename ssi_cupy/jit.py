@@ -23,11 +23,7 @@ class Inline:
 
     @functools.cached_property
     def compiled(self):
-        # Where sums may be reordered, never as a call. A process that compiles has two machine
-        # codes of such a function, alone and in its kernel, with sums in different orders; it
-        # would call the former, and one that reads the kernel from the cache the latter.
-        options = {"forceinline": True} if self.fastmath else {}
-        return jit(self.function, nogil=True, fastmath=self.fastmath, **options)
+        return Piece(self.function, self.fastmath).intrinsic()
 
 
 def inline(function=None, *, fastmath=False):
@@ -37,26 +33,135 @@ def inline(function=None, *, fastmath=False):
     return Inline(function, fastmath)
 
 
-def jit(function, fastmath=False, **options):
+def jit(function, **options):
     """`njit`, with the lazy objects that `function` names replaced by what they stand for."""
-    if fastmath:
-        options["fastmath"] = FAST
     return njit(resolved(function), **options)
-
-
-FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; NaN stays NaN
 
 
 def njit(function, **options):
     """numba's, cached on disk where that can be written."""
     import numba
 
-    options["error_model"] = "numpy"  # x / 0 is an infinity, as on the GPU, and needs no branch
+    return _cached(functools.partial(numba.njit, error_model=ERRORS, **options), function)
+
+
+def cfunc(function, operands):
+    """`function` of that many integers, which returns one, as a C function with an `address`."""
+    import numba
+    from numba.core.types import intp
+
+    signature = intp(*[intp] * operands)
+    return _cached(functools.partial(numba.cfunc, signature), resolved(function))
+
+
+def _cached(decorator, function):
     try:
-        return numba.njit(cache=True, **options)(function)
+        return decorator(cache=True)(function)
     except RuntimeError as error:  # no folder to cache in: say once what that costs
         _say_no_cache(str(error))
-        return numba.njit(**options)(function)
+        return decorator()(function)
+
+
+class Piece:
+    """The code of a function that compiled code calls, with no machine code of its own.
+
+    numba would compile what a loop calls for itself first, then once more into the loop, and so on
+    through all levels; half of a first step was spent on that. And a process that compiles would
+    have two machine codes of one function, with sums in different orders where that is allowed,
+    while one that reads the loop from the cache has the loop's alone.
+    """
+
+    def __init__(self, function, fastmath=False):
+        self.function, self.fastmath = resolved(function), fastmath
+        self._built = {}
+
+    def built(self, args):
+        """What numba knows of it for such argument types; `library` has its code."""
+        found = self._built.get(args)
+        if found is None:
+            from numba.core.compiler import Flags, compile_internal
+            from numba.core.cpu import FastMathOptions
+            from numba.core.registry import cpu_target
+
+            flags = Flags()
+            flags.nrt = flags.forceinline = flags.no_compile = True
+            flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+            flags.error_model = ERRORS
+            if self.fastmath:
+                flags.fastmath = FastMathOptions(FAST)
+            context, typing = cpu_target.target_context, cpu_target.typing_context
+            text = _text_class()(context.codegen(), self.function.__name__)
+            found = compile_internal(typing, context, text, self.function, args, None, flags, {})
+            self._built[args] = found
+        return found
+
+    def added(self, context, args):
+        """Add its code to what is being compiled; its description, to call it by."""
+        found, library = self.built(args), context.active_code_library
+        for other in (found.library, *found.library.linked):
+            library.add_linking_library(other)
+        return found.fndesc
+
+    def intrinsic(self):
+        """As other compiled functions call it."""
+        from numba.core.types import unliteral
+        from numba.extending import intrinsic
+
+        def called(typing, *args):
+            def lower(context, builder, signature, values):
+                fndesc = self.added(context, signature.args)
+                return context.call_internal(builder, fndesc, signature, values)
+
+            return self.built(tuple(map(unliteral, args))).signature, lower
+
+        return intrinsic(_with_parameters(called, inspect.signature(self.function).parameters))
+
+
+@functools.cache
+def _text_class():
+    from numba.core.codegen import JITCodeLibrary
+
+    class Text(JITCodeLibrary):
+        """The code of a function, for libraries that link it. Not compiled for itself."""
+
+        def __init__(self, codegen, name):
+            super().__init__(codegen, name)
+            self.linked = []
+
+        def add_linking_library(self, library):
+            self.linked.append(library)
+
+        def _ensure_finalized(self):
+            pass
+
+    return Text
+
+
+ERRORS = "numpy"  # x / 0 is an infinity, as on the GPU, and needs no branch
+FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; NaN stays NaN
+
+
+def integers(operands, build):
+    """``build(builder, *values)`` of that many integers, as a function that compiled code calls."""
+    from numba.core.types import intp, void
+    from numba.extending import intrinsic
+
+    def lower(context, builder, signature, values):
+        found = build(builder, *values)
+        return context.get_dummy_value() if found is None else found
+
+    def typed(typing, *args):
+        return (intp if operands else void)(*[intp] * operands), lower
+
+    return intrinsic(_with_parameters(typed, map("operand_{}".format, range(operands))))
+
+
+def _with_parameters(function, names):
+    """A function ``(typing, *args)`` that says to numba how its arguments are called."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("typing", *names)]
+    function.__signature__ = inspect.Signature(parameters)
+    return function
 
 
 def resolved(function):

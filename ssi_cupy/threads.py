@@ -7,7 +7,6 @@ meanwhile do their loops alone. What helpers do is in `crew.py`.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 
@@ -15,7 +14,6 @@ import numpy as np
 
 from . import crew
 from .checks import positive_int
-from .jit import jit
 
 _local = threading.local()
 
@@ -39,8 +37,9 @@ class _Threads:
 
     def forget(self):
         """A forked child has none of its parent's threads."""
-        self.crew = aligned(8 * crew.WORDS).view(np.int64)
-        self.crew[:] = 0
+        self.words = aligned(8 * crew.WORDS)
+        self.words[:] = 0
+        self.crew = self.words.ctypes.data
         self.running = self.asleep = 0
         self.lock, self.bell = threading.Lock(), threading.Semaphore(0)
 
@@ -49,15 +48,16 @@ class _Threads:
         with self.lock:
             while self.running < helpers:
                 self.running += 1
-                args = self.running, self.crew, self.lock, self.bell
+                args = self.running, self.words, self.lock, self.bell
                 threading.Thread(target=self._serve, args=args, daemon=True).start()
             if self.asleep:
                 self.bell.release(self.asleep)
                 self.asleep = 0
 
-    def _serve(self, worker, served, lock, bell):
+    def _serve(self, worker, words, lock, bell):
+        serve = crew.compiled_serve()
         while True:
-            serve()(served, worker, PATIENCE)
+            serve(words.ctypes.data, worker, PATIENCE)
             with lock:
                 self.asleep += 1
             bell.acquire()
@@ -67,11 +67,6 @@ PATIENCE = 20_000  # looks for work, in a little less than a millisecond
 _threads = _Threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
-
-
-@functools.cache
-def serve():
-    return jit(crew.serve, nogil=True)
 
 
 def share_out(launch, n, grain, scratch, args):
@@ -86,7 +81,9 @@ def share_out(launch, n, grain, scratch, args):
     if workers > 1 and (_threads.asleep or _threads.running < workers - 1):
         _threads.summon(workers - 1)
     if n:
-        launch(_threads.crew, n, chunks, workers, _scratch(workers, *scratch), *args)
+        share, memory = crew.compiled_share(), _scratch(workers, *scratch)
+        if launch(share, _threads.crew, n, chunks, workers, memory, *args):
+            raise RuntimeError("a compiled loop failed")
 
 
 def _scratch(workers, size, dtype):

@@ -93,8 +93,8 @@ def test_losses_are_those_of_the_cpu(device):
     _, history = walked(training_of())
     model = SelfSupervisedInverse(SYMMETRIC, recipes.DEFAULT, rng=4, device="cpu")
     training = Training(model, picture((18, 21))[None, None, None].astype(np.float64), 20)
-    for told in history:
-        np.testing.assert_allclose(training.step()["loss"], told["loss"], rtol=1e-3)
+    for told in history[:3]:  # then float32's last bits have flipped some maximum or sign
+        np.testing.assert_allclose(training.step()["loss"], told["loss"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("frozen", NUMBERS)

@@ -8,6 +8,7 @@ from scipy import stats
 
 from ssi_cupy import backend, random
 from ssi_cupy.checks import InputError
+from ssi_cupy.jit import jit
 from ssi_cupy.random import Stream
 
 # Random123's kat_vectors, philox4x32 10: counter, key, answer
@@ -30,7 +31,7 @@ def test_known_answers(counter, key, answer):
     assert [int(word) for word in random.philox(counter, key)] == hexadecimal(answer)
     block, seed = (np.uint64(low | high << 32) for low, high in (counter[:2], key))
     step, stream = np.uint64(counter[2]), np.uint64(counter[3])
-    compiled = random.words.compiled(block, step, stream, seed)
+    compiled = jit(random.words.function)(block, step, stream, seed)
     assert [int(word) for word in compiled] == hexadecimal(answer)
 
 
@@ -88,7 +89,7 @@ def test_normal_is_the_formula_of_box_and_muller():
     drawn = random.normal((4000, 2), 3, 1, 4, np.float64)
     extreme = [(0, 0), (2**32 - 1, 2**32 - 1), (0, 2**30 - 1), (2**31, 2**30), (1, 3 * 2**30)]
     pairs = np.empty((2, len(extreme)))
-    random.box_muller.compiled(*np.array(extreme, np.uint64).T.copy(), *pairs)
+    jit(random.box_muller.function)(*np.array(extreme, np.uint64).T.copy(), *pairs)
     for (a, b), got in zip([*words, *extreme], [*drawn, *pairs.T], strict=True):
         r = math.sqrt(-2 * math.log((int(a) + 0.5) / 2**32))
         angle = ((int(b) % 2**30 + 0.5) / 2**30 - 0.5 + int(b) // 2**30) * math.pi / 2
