@@ -16,7 +16,6 @@ import functools
 import inspect
 import platform
 import sys
-import types
 import zlib
 
 from . import jit
@@ -192,23 +191,29 @@ def _function(args):
 # ---- a loop -----------------------------------------------------------------------------------
 
 
-def launch(share, crew, n, chunks, workers, scratch, *args):
-    """Do a loop by the `share` at that address. Row i of `scratch` is worker i's, if it is any."""
-    return shared(share, crew, n, chunks, workers, scratch, args)
-
-
-def shared(share, crew, n, chunks, workers, scratch, args):
-    """Each loop has its own in place of this one: see `_shared`."""
+LAUNCH = """
+def {name}(share, crew, n, chunks, workers, scratch, {args}):
+    return shared(share, crew, n, chunks, workers, scratch, ({args},))
+"""
 
 
 def launcher(loop, fastmath):
-    """`launch` for the loop of a `Kernel`, compiled on first use for each set of argument types."""
+    """A compiled ``launch(share, crew, n, chunks, workers, scratch, *args)`` of a `Kernel`'s loop.
+
+    It does the loop by the `share` at that address. Row i of `scratch` is what worker i has to
+    itself, or it is None. Written out for so many arguments, as numba is slow to look at ``*args``.
+    """
     piece = jit.Piece(loop, fastmath)
-    loop = piece.function
-    code = launch.__code__.replace(
-        co_filename=loop.__code__.co_filename, co_firstlineno=loop.__code__.co_firstlineno
+    loop, code = piece.function, piece.function.__code__
+    names = list(inspect.signature(loop).parameters)[2:]
+    if "scratch" in names:
+        names.remove("scratch")
+    function = {"shared": _shared(piece)}
+    exec(LAUNCH.format(name=loop.__name__, args=", ".join(names)), function)
+    function = function[loop.__name__]
+    function.__code__ = function.__code__.replace(
+        co_filename=code.co_filename, co_firstlineno=code.co_firstlineno
     )
-    function = types.FunctionType(code, {"shared": _shared(piece)}, loop.__name__)
     function.__module__ = loop.__module__
     text = "".join(inspect.getsource(module) for module in (sys.modules[__name__], jit))
     function.__qualname__ = f"{loop.__qualname__}_{zlib.crc32(text.encode()):08x}"

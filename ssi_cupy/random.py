@@ -217,7 +217,8 @@ def integers(shape, high, seed, stream, step=0, like=None):
     """Whole numbers in [0, `high`), int64; `high` up to 2**32. No value is favoured by more
     than `high` / 2**32. Other arguments as of `bits`."""
     high = np.uint64(positive_int(high, "high"))
-    return (bits(shape, seed, stream, step, like) * high >> WORD_BITS).astype(np.int64)
+    words = bits(shape, seed, stream, step, like).astype(np.uint64)
+    return (words * high >> WORD_BITS).astype(np.int64)
 
 
 def pick(high, seed, stream, step=0):
