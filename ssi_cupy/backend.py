@@ -394,7 +394,7 @@ class Loop:
     """A CPU loop, shared out over threads. Called as ``loop(n, *args)``: n work items.
 
     The function has the signature ``(start, stop, *args)`` and does items start … stop - 1; with
-    ``scratch`` it is ``(start, stop, scratch, *args)``, where scratch is a 1-D array of the
+    ``scratch`` it is ``(start, stop, scratch, *args)``, with this very name: a 1-D array of the
     thread's own. Items must not write to the same place.
     """
 

@@ -105,7 +105,7 @@ def _launch(n, args, threads):
 
 
 @kernel(launch=_launch)
-def direct_convolution_kernel(start, stop, tile, x, taps, weights, y, pixels):
+def direct_convolution_kernel(start, stop, scratch, x, taps, weights, y, pixels):
     """An item is OUTS lines of y. The last tiles step back to stay inside the image."""
     depth, height, width = y.shape[1:]
     tall, wide = x.shape[2], x.shape[3]
@@ -117,8 +117,8 @@ def direct_convolution_kernel(start, stop, tile, x, taps, weights, y, pixels):
         for left in range(0, width, pixels):
             begin = min(left, width - pixels)
             here = ((c * x.shape[1] + z) * tall + first) * wide + begin
-            correlate_tile(flat, here, taps, weights, 0, tile, 0, pixels)
+            correlate_tile(flat, here, taps, weights, 0, scratch, 0, pixels)
             for line in range(top, first + OUTS):
                 source = (line - first) * pixels - begin
                 for i in range(left, begin + pixels):
-                    y[c, z, line, i] = tile[source + i]
+                    y[c, z, line, i] = scratch[source + i]

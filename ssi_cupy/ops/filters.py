@@ -32,25 +32,30 @@ def _a_thread_each(n, args, threads):
     return threads_per_item(1)(args[1].size, args, threads)
 
 
-@kernel(grain=128, launch=_a_thread_each)
+@kernel(grain=32, launch=_a_thread_each)
 def pack_weights_kernel(start, stop, w, into, mirrored):
+    """An item is a block of outputs of one input, read as 8 lines at once, written as it lies."""
     taps, outputs = w.shape[2], w.shape[1] if mirrored else w.shape[0]
     inputs = into.shape[1] // taps
+    source, target = w.ravel(), into.ravel()
     for item in range(start, stop):
         block, i = item // inputs, item % inputs
-        for j in range(OUTS):
-            o = block * OUTS + j
-            target = into[block, i * taps : (i + 1) * taps, j]
-            if o >= outputs:
-                target[:] = 0
-            elif mirrored:
-                source = w[i, o]
-                for tap in range(taps):
-                    target[tap] = source[taps - 1 - tap]
+        there = min(OUTS, outputs - block * OUTS)
+        if mirrored:  # from the last tap to the first
+            first, apart = (i * outputs + block * OUTS + 1) * taps - 1, taps
+        else:
+            first, apart = (block * OUTS * inputs + i) * taps, inputs * taps
+        at = item * taps * OUTS
+        for tap in range(taps):
+            here = first - tap if mirrored else first + tap
+            if there == OUTS:
+                for j in range(OUTS):
+                    target[at + j] = source[here + j * apart]
             else:
-                source = w[o, i]
-                for tap in range(taps):
-                    target[tap] = source[tap]
+                target[at : at + OUTS] = 0
+                for j in range(there):
+                    target[at + j] = source[here + j * apart]
+            at += OUTS
 
 
 def combined(partial, shape):
