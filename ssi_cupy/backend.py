@@ -436,7 +436,7 @@ class Kernel(Loop):
         super().__call__(n, *args, scratch=scratch, grain=grain)
 
 
-WORTH = 16384  # elements of an array that are worth a thread's while
+WORTH = 8192  # elements of an array that are worth a thread's while
 
 
 def kernel(loop=None, *, grain=1, fastmath=False, launch=None, prepare=None, over=None):

@@ -66,7 +66,7 @@ def combined(partial, shape):
     return gw
 
 
-@kernel(grain=1024, launch=threads_per_item(OUTS * VECS))
+@kernel(grain=256, launch=threads_per_item(OUTS * VECS))
 def combine_weights_kernel(start, stop, partial, gw):
     """An item is what lies together: a triple of taps of a block of outputs."""
     triples, together = partial.shape[2], OUTS * VECS

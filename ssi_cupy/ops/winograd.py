@@ -188,7 +188,7 @@ def raise_band(
                             flat, target + 8 * j * stride, stride)  # fmt: skip
 
 
-@functools.partial(Loop, grain=256)
+@functools.partial(Loop, grain=32)
 def raised_weights(start, stop, w, out, r):
     """G w G' of items (block, plane): w (blocks, planes · r², 8) → out (n², items, 8)."""
     local = np.empty(8 * 5 * 8, w.dtype)
