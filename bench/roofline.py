@@ -7,6 +7,7 @@ timed steps the one of median length is shown.
 """
 
 import argparse
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,46 +33,43 @@ class Part:
         return Part(*(getattr(self, f) + getattr(other, f) for f in vars(self)))
 
 
-def work(name, args):
-    """(name with shapes, FLOPs) of one call of a kernel."""
+def work(name, shapes):
+    """(name with shapes, FLOPs) of one call of a kernel, of whose arguments arrays are shapes."""
     if name == "conv_forward_kernel":  # also the gradient by the input: the same loop
-        x, _, _, _, _, y, *_ = args
-        kernel = args[7:10]
-        flops = 2 * y.size * x.shape[1] * np.prod(kernel)
+        x, y, kernel = shapes[0], shapes[5], shapes[7:10]
     elif name == "conv_weights_kernel":
-        x, _, y, *_ = args
-        kernel = args[6:9]
-        flops = 2 * y.size * x.shape[1] * np.prod(kernel)
+        x, y, kernel = shapes[0], shapes[2], shapes[6:9]
     elif name == "direct_convolution_kernel":
-        x, _, _, y, _ = args
-        kernel = [n - m + 1 for n, m in zip(x.shape[1:], y.shape[1:], strict=True)]
-        flops = 2 * y.size * np.prod(kernel)
-        x = y = y[:, None]
+        x, y = shapes[0], shapes[3]
+        kernel = [n - m + 1 for n, m in zip(x[1:], y[1:], strict=True)]
+        x, y = (x[0], 1, *x[1:]), (y[0], 1, *y[1:])
     else:
         return name.removesuffix("_kernel"), 0
-    width, size = ("×".join(str(n) for n in some if n > 1) or "1" for some in (kernel, y.shape[2:]))
-    name = name.removesuffix("_kernel")
-    return f"{name} {x.shape[1]}→{y.shape[1]}, {width}, at {size}", flops
+    flops = 2 * math.prod(y) * x[1] * math.prod(kernel)
+    width, size = ("×".join(str(n) for n in some if n > 1) or "1" for some in (kernel, y[2:]))
+    return f"{name.removesuffix('_kernel')} {x[1]}→{y[1]}, {width}, at {size}", flops
 
 
 @contextmanager
-def observed(parts):
-    """While this lasts, every kernel and FFT enters itself in the dict `parts`."""
+def observed(calls):
+    """While this lasts, every kernel and FFT enters itself in the list `calls`.
+
+    With little more than the time: looking closer meanwhile would be seen in the step.
+    """
     call, filtered = backend.Kernel.__call__, fft_convolution._filtered
 
-    def timed(run, name, flops, arrays):
-        start = time.perf_counter()
-        result = run()
-        taken = time.perf_counter() - start
-        moved = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
-        parts[name] = parts.get(name, Part()) + Part(1, taken, flops, moved)
-        return result
-
     def kernel(self, n, *args, **options):
-        return timed(lambda: call(self, n, *args, **options), *work(self.__name__, args), args)
+        start = time.perf_counter()
+        call(self, n, *args, **options)
+        taken = time.perf_counter() - start
+        shapes = [getattr(a, "shape", a) for a in args]
+        calls.append((self.__name__, taken, shapes, sum(getattr(a, "nbytes", 0) for a in args)))
 
     def fft(x, transfer, *plans, **options):
-        return timed(lambda: filtered(x, transfer, *plans, **options), "fft", 0, (x, x, transfer))
+        start = time.perf_counter()
+        found = filtered(x, transfer, *plans, **options)
+        calls.append(("fft", time.perf_counter() - start, (), 2 * x.nbytes + transfer.nbytes))
+        return found
 
     backend.Kernel.__call__, fft_convolution._filtered = kernel, fft
     try:
@@ -80,18 +78,27 @@ def observed(parts):
         backend.Kernel.__call__, fft_convolution._filtered = call, filtered
 
 
+def summed(calls):
+    """The `Part`s of observed calls, by name."""
+    parts = {}
+    for kernel, taken, shapes, moved in calls:
+        name, flops = work(kernel, shapes)
+        parts[name] = parts.get(name, Part()) + Part(1, taken, flops, moved)
+    return parts
+
+
 def profile(size, rounds):
     """The `Part`s of the step of median length by name, and its seconds."""
     job, steps = training((size, size)), []
     with backend.Pool():
         for i in range(2 + rounds):
-            parts, start = {}, time.perf_counter()
-            with observed(parts):
+            calls, start = [], time.perf_counter()
+            with observed(calls):
                 job.step()
             if i >= 2:  # the first ones load kernels and take memory
-                steps.append((time.perf_counter() - start, parts))
-    seconds, parts = sorted(steps, key=lambda step: step[0])[len(steps) // 2]
-    return parts, seconds
+                steps.append((time.perf_counter() - start, calls))
+    seconds, calls = sorted(steps, key=lambda step: step[0])[len(steps) // 2]
+    return summed(calls), seconds
 
 
 def gemm_rate(n=1536):
@@ -137,6 +144,10 @@ def main(arguments):
         else:
             rows.append(row(name, p, seconds, gemm, copy))
     rows.append(row("all smaller ones", small, seconds, gemm, copy))
+    between = seconds * (1 - explained)
+    rows.append(
+        ("Python between them", "", f"{between * 1e3:.2f}", f"{1 - explained:.1%}", *4 * [""])
+    )
     timing.table(rows)
     print(f"GEMM {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s (read + written)")
     print(
