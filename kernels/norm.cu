@@ -80,6 +80,37 @@ extern "C" __global__ void batch_norm_sums_kernel(
     }
 }
 
+// What the next kernel takes from the sums, and (gγ, gβ). One thread per channel.
+extern "C" __global__ void batch_norm_coefficients_kernel(
+    Array<const float64, 4> partial, Array<const real, 2> affine,
+    Array<const float64, 1> inverse_std, Array<real, 2> coefficients, Array<real, 2> gradient,
+    int64 count
+) {
+    const int64 c = thread_index(), images = partial.shape[0], channels = partial.shape[1];
+    if (c >= channels) return;
+    const int64 branches = affine.shape[1] / channels;
+    float64 g_gamma = 0, g_beta = 0;
+    for (int64 branch = 0; branch < branches; ++branch) {
+        const int64 first = branch * images / branches, last = (branch + 1) * images / branches;
+        float64 total = 0, product = 0;
+        for (int64 n = first; n < last; ++n)
+            for (int64 block = 0; block < partial.shape[2]; ++block) {
+                total += partial(n, c, block, 0);
+                product += partial(n, c, block, 1);
+            }
+        const int64 column = branch * channels + c;
+        product *= inverse_std(column);
+        const float64 scale = affine(0, column);
+        coefficients(0, column) = affine(0, column);
+        coefficients(1, column) = count ? -scale * inverse_std(column) * product / count : 0;
+        coefficients(2, column) = count ? -scale * total / count : 0;
+        g_gamma += product;
+        g_beta += total;
+    }
+    gradient(0, c) = g_gamma;
+    gradient(1, c) = g_beta;
+}
+
 // gx = a · gy + b · (x − μ) + c, with the three coefficients of each channel; `plus` is added.
 extern "C" __global__ void batch_norm_backward_kernel(
     Array<const real, 5> x, Array<const real, 2> affine, Array<const real, 5> gy,

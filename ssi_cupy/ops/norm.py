@@ -27,7 +27,7 @@ import numpy as np
 
 from ..backend import contiguous, empty, inline, kernel
 from ..checks import InputError
-from ..cuda import blocks_per_item
+from ..cuda import blocks_per_item, threads_per_item
 from ..tape import op
 
 BLOCK = 16384  # pixels of a partial sum
@@ -70,23 +70,16 @@ def batch_norm_backward(gy, saved, *, plus=None):
     centre = contiguous(mean.astype(x.dtype).reshape(-1))
     partial = empty((n, channels, blocks, 2), np.float64, like=x)
     batch_norm_sums_kernel(n * channels * blocks, x, affine, gy, centre, partial, relu, BLOCK)
-    g_beta, g_gamma = _sums(partial, branches)  # (channels,) each, or by branch
-    g_gamma = g_gamma * inverse_std
-    # gx = a · gy + b · (x − μ) + c
     coefficients = empty((3, branches * channels), x.dtype, like=x)
-    coefficients[0] = affine[0]
-    if training:
-        count = n // branches * pixels
-        coefficients[1] = -affine[0] * inverse_std.reshape(-1) * g_gamma.reshape(-1) / count
-        coefficients[2] = -affine[0] * g_beta.reshape(-1) / count
-    else:
-        coefficients[1:] = 0
+    gradient = empty((2, channels), x.dtype, like=x)
+    count = n // branches * pixels if training else 0
+    batch_norm_coefficients_kernel(
+        channels, partial, affine, inverse_std.reshape(-1), coefficients, gradient, count
+    )
     gx = empty(x.shape, x.dtype, like=x)
     plus = empty((0,) * 5, x.dtype, like=x) if plus is None else contiguous(plus)
     batch_norm_backward_kernel(n * channels, x, affine, gy, centre, coefficients, plus, gx, relu)
-    if branches > 1:
-        g_gamma, g_beta = g_gamma.sum(axis=0), g_beta.sum(axis=0)
-    return gx, g_gamma.astype(x.dtype), g_beta.astype(x.dtype)
+    return gx, *gradient
 
 
 batch_norm = op(batch_norm_forward, batch_norm_backward)
@@ -210,6 +203,38 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
             total += some
             product += more
         sums[item, 0], sums[item, 1] = total, product
+
+
+@kernel(grain=1024, launch=threads_per_item(1))
+def batch_norm_coefficients_kernel(
+    start, stop, partial, affine, inverse_std, coefficients, gradient, count
+):
+    """What gx = a · gy + b · (x − μ) + c takes from the sums, and (gγ, gβ): a channel is an item.
+
+    `count` is the number of pixels that statistics are over, 0 where they were given.
+    """
+    images, channels, blocks = partial.shape[:3]
+    branches = affine.shape[1] // channels
+    for c in range(start, stop):
+        g_gamma, g_beta = 0.0, 0.0
+        for branch in range(branches):
+            total, product = 0.0, 0.0
+            for n in range(branch * images // branches, (branch + 1) * images // branches):
+                for block in range(blocks):
+                    total += partial[n, c, block, 0]
+                    product += partial[n, c, block, 1]
+            column = branch * channels + c
+            product *= inverse_std[column]
+            scale = np.float64(affine[0, column])
+            coefficients[0, column] = affine[0, column]
+            if count:
+                coefficients[1, column] = -scale * inverse_std[column] * product / count
+                coefficients[2, column] = -scale * total / count
+            else:
+                coefficients[1, column] = coefficients[2, column] = 0
+            g_gamma += product
+            g_beta += total
+        gradient[0, c], gradient[1, c] = g_gamma, g_beta
 
 
 @kernel(launch=blocks_per_item, over=0)
