@@ -88,25 +88,31 @@ def compare(size, rounds, threads):
 
 
 def rows_of(r):
-    """A size's rows of the table."""
+    """A size's rows of the table, of one run."""
     for what, unit, scale in (("step", "ms", 1e3), ("infer", "ms", 1e3), ("memory", "MB", 1e-6)):
         both = (f"{r[what][who] * scale:.1f} {unit}" for who in ("ours", "torch"))
-        yield (f"{r['size']}² {what}", *both, f"{r[f'{what}_ratio']:.2f}")
+        yield (str(r["run"]), f"{r['size']}² {what}", *both, f"{r[f'{what}_ratio']:.2f}")
 
 
 def main(arguments):
     parser = argparse.ArgumentParser("python -m bench step", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--runs", type=int, default=1, help="of everything, one after the other")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default=timing.RESULTS)
     options = parser.parse_args(arguments)
     machine = timing.with_pytorch(options.threads)
     if machine is None:
         return 1
-    results = [compare(size, options.rounds, options.threads) for size in options.sizes]
-    timing.table([("", "ours", "PyTorch", "ratio"), *(row for r in results for row in rows_of(r))])
+    results = [
+        {"run": run, **compare(size, options.rounds, options.threads)}
+        for run in range(1, options.runs + 1)
+        for size in options.sizes
+    ]
+    rows = (row for r in results for row in rows_of(r))
+    timing.table([("run", "", "ours", "PyTorch", "ratio"), *rows])
     for r in results:
-        print(f"PyTorch at {r['size']}²: {r['chosen']}")
+        print(f"PyTorch at {r['size']}², run {r['run']}: {r['chosen']}")
     timing.write("step", {"rounds": options.rounds, "results": results}, machine, options.out)
     return 0

@@ -60,7 +60,8 @@ def serve(crew, worker, patience):
     """A helper's side: help with what comes, until for `patience` looks nothing has."""
     waited = 0
     while waited < patience:
-        if read(crew, OPEN) and read(crew, NEXT) < read(crew, CHUNKS):
+        worthwhile = read(crew, NEXT) < read(crew, CHUNKS) and worker < read(crew, WORKERS)
+        if worthwhile and read(crew, OPEN):
             add(crew, INSIDE, 1)
             if read(crew, OPEN) and worker < read(crew, WORKERS):  # only now it stays as it is
                 work(crew, worker)

@@ -7,8 +7,10 @@ meanwhile do their loops alone. What helpers do is in `crew.py`.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 
@@ -25,14 +27,21 @@ def aligned(size, alignment=64):
     return raw[start : start + size]
 
 
+def processors(limit=Path("/sys/fs/cgroup/cpu.max")):
+    """How many processors this process may use; a container's `limit` may be less than it sees."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text().split()
+        return max(1, min(seen, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # not Linux; "max"
+        return seen
+
+
 class _Threads:
     """The helpers, and how many of them sleep because nothing came for a while."""
 
     def __init__(self):
-        available = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
-        self.number = int(os.environ.get("SSI_CUPY_NUM_THREADS", available or 1))
+        self.number = int(os.environ.get("SSI_CUPY_NUM_THREADS", processors()))
         self.forget()
 
     def forget(self):
