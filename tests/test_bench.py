@@ -38,10 +38,10 @@ def test_an_unknown_bench_is_an_error():
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
-    printed = bench("step", "--sizes", 32, "--rounds", 1, "--threads", 1, "--out", tmp_path)
+    printed = bench("step", "--sizes", 64, "--rounds", 1, "--threads", 1, "--out", tmp_path)
     (result,) = json.loads((tmp_path / "step.json").read_text())["results"]
     for what in ("step", "infer", "memory"):
-        assert f"32² {what}" in printed
+        assert f"64² {what}" in printed
         assert result[what]["ours"] > 0 and result[what]["torch"] > 0
 
 

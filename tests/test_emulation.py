@@ -7,6 +7,7 @@ show that it finds what it is there to find.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -154,8 +155,13 @@ THIN = dataclasses.replace(
     "recipe, threads, backwards",
     [(recipes.SSI, 64, True), (recipes.DEFAULT, 256, False), (THIN, 64, True), (THIN, 256, False)],
 )
-def test_a_training_goes_the_same_way(recipe, threads, backwards):
-    """The whole corridor: masks, network, blur, losses, gradients, weights."""
+def test_a_training_goes_the_same_way(monkeypatch, recipe, threads, backwards):
+    """The whole corridor: masks, network, blur, losses, gradients, weights.
+
+    With Adam's usual eps, a first step goes by the signs of gradients, and a sign of nearly nothing
+    by its last bit.
+    """
+    monkeypatch.setattr("ssi_cupy.training.Adam", functools.partial(optim.Adam, eps=0.01))
     rng = np.random.default_rng(0)
     image = rng.random((16, 19), np.float32)
     large = np.tile(image, (2, 2))
@@ -171,7 +177,7 @@ def test_a_training_goes_the_same_way(recipe, threads, backwards):
     with emulated(threads, backwards):
         losses2, restored2 = train()
     np.testing.assert_allclose(losses2, losses, rtol=1e-4)
-    assert relative(restored2, restored) <= 1e-2  # weights move by signs of gradients at first
+    assert relative(restored2, restored) <= 1e-4
 
 
 # ---- random numbers, masks, weights -------------------------------------------------------------
