@@ -29,6 +29,8 @@ distances. How an image is cut, for either, is in `cutting.py`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import cuda
@@ -80,8 +82,11 @@ def conv_backward_input(gy, w):
     return _correlate(contiguous(gy), w, None, None, False, mirrored=True)[0]
 
 
-def conv_backward_weights(gy, x, shape, affine=None):
-    """(gw, gb): gw of `shape`, in two stages, so that its bits do not depend on the threads."""
+def conv_backward_weights(gy, x, shape, affine=None, into=(None, None)):
+    """(gw, gb): gw of `shape`, in two stages, so that its bits do not depend on the threads.
+
+    They are written to the two arrays `into`, where these are given.
+    """
     gy, x = contiguous(gy), contiguous(x)
     plan = plan_of(x.shape, shape, x.dtype)
     slices, rows = plan.slices, plan.gradient_rows
@@ -89,7 +94,7 @@ def conv_backward_weights(gy, x, shape, affine=None):
         slices, rows = slices_on_cuda(x.shape, shape, x.itemsize)
     outputs = shape[0]
     blocks = -(-outputs // OUTS)
-    triples = -(-int(np.prod(shape[1:])) // VECS)
+    triples = -(-math.prod(shape[1:]) // VECS)
     partial = empty((slices, blocks, triples, OUTS, VECS), x.dtype, like=x)
     bias = empty((slices, outputs), x.dtype, like=x)
     conv_weights_kernel(
@@ -98,7 +103,7 @@ def conv_backward_weights(gy, x, shape, affine=None):
         *plan.kernel_size, rows, slices,
         scratch=plan.gradient_scratch,
     )  # fmt: skip
-    return combined(partial, shape), bias.sum(axis=0)
+    return combined(partial, shape, into[0]), bias.sum(axis=0, out=into[1])
 
 
 conv = op(conv_forward, conv_backward)

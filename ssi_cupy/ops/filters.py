@@ -58,9 +58,9 @@ def pack_weights_kernel(start, stop, w, into, mirrored):
             at += OUTS
 
 
-def combined(partial, shape):
+def combined(partial, shape, into=None):
     """The gradient of `shape` (O, I, KZ, KY, KX): the slices' sums, added in their order."""
-    gw = empty(shape, partial.dtype, like=partial)
+    gw = empty(shape, partial.dtype, like=partial) if into is None else into
     items = partial.shape[1] * partial.shape[2]
     combine_weights_kernel(items, partial, gw.reshape(shape[0], -1))
     return gw

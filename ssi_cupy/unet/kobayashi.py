@@ -271,9 +271,8 @@ class _Backward:
     def convolution(self, name, to_input=True):
         x, affine = self.stack.pop()
         w = self.p[f"{name}.weight"]
-        self.g[f"{name}.weight"][...], self.g[f"{name}.bias"][...] = conv_backward_weights(
-            self.gy, x, w.shape, affine
-        )
+        into = self.g[f"{name}.weight"], self.g[f"{name}.bias"]
+        conv_backward_weights(self.gy, x, w.shape, affine, into)
         del x
         self.gy = conv_backward_input(self.gy, w) if to_input else None
 

@@ -233,9 +233,8 @@ class _Backward:
         x, affine, z = self.stack.pop()
         g = relu_backward(g, z)
         w = self.p[f"{name}.weight"]
-        self.g[f"{name}.weight"][...], self.g[f"{name}.bias"][...] = conv_backward_weights(
-            g, x, w.shape, affine
-        )
+        into = self.g[f"{name}.weight"], self.g[f"{name}.bias"]
+        conv_backward_weights(g, x, w.shape, affine, into)
         return conv_backward_input(g, w) if to_input else None
 
     def grow(self, name, g):

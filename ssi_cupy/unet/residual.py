@@ -296,7 +296,7 @@ class _Backward:
         return self.norm(f"{name}.norm1", ga, normed1, plus=g)
 
     def weights(self, name, g, x, affine=None):
-        self.g[name][...] = conv_backward_weights(g, x, self.p[name].shape, affine)[0]
+        conv_backward_weights(g, x, self.p[name].shape, affine, (self.g[name], None))
 
     def norm(self, name, g, normed, plus=None):
         gx, self.g[f"{name}.gamma"][...], self.g[f"{name}.beta"][...] = batch_norm_backward(

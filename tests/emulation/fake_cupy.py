@@ -277,8 +277,8 @@ class ndarray(NDArrayOperatorsMixin):
         raise NotImplementedError(function.__name__)
 
     for _name in ("sum", "mean", "var", "std", "min", "max", "any", "all", "conj"):
-        locals()[_name] = lambda self, *args, _name=_name, **options: _computed(
-            lambda a: getattr(a, _name)(*args, **options), self
+        locals()[_name] = lambda self, *args, _name=_name, out=None, **options: _computed(
+            lambda a: getattr(a, _name)(*args, **options), self, out=out
         )
     del _name
 
