@@ -191,10 +191,14 @@ def fingerprint(function):
     return zlib.crc32(text.encode())
 
 
-@functools.cache
 def _say_no_cache(error):
-    log.warning(
-        "compiled loops cannot be kept (%s): every new process compiles them again, for about "
-        "half a minute; set NUMBA_CACHE_DIR to a folder that can be written to avoid that",
-        error,
-    )
+    if not _said:
+        log.warning(
+            "compiled loops cannot be kept (%s): every new process compiles them again, for about "
+            "half a minute; set NUMBA_CACHE_DIR to a folder that can be written to avoid that",
+            error,
+        )
+    _said.append(error)
+
+
+_said = []  # each loop has an error of its own

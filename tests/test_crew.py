@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from ssi_cupy import backend, threads
+from ssi_cupy import backend, crew, jit, threads
 from ssi_cupy.backend import Loop
 
 
@@ -127,3 +127,15 @@ def test_a_container_may_use_fewer_processors_than_it_sees(monkeypatch, tmp_path
     if limit:
         file.write_text(limit)
     assert threads.processors(file) == expected
+
+
+def test_where_nothing_can_be_cached_loops_are_compiled_again(monkeypatch, caplog):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    monkeypatch.setattr(jit, "_said", [])
+    crew.compiled_share.cache_clear()
+    times = np.zeros(64)
+    for _ in range(2):
+        Loop(count.loop)(64, times, 1)
+    np.testing.assert_array_equal(times, 2)
+    assert len(jit._said) > 1 == caplog.text.count("compiled loops cannot be kept")
+    crew.compiled_share.cache_clear()
