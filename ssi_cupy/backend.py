@@ -28,8 +28,9 @@ from . import cuda
 from .checks import DeviceError, OutOfMemory, choice
 from .crew import launcher
 from .jit import inline as inline  # beside `kernel`, for who writes loops
-from .threads import aligned, num_threads, share_out
-from .threads import set_num_threads as set_num_threads  # one door for who embeds this
+from .threads import aligned, share_out
+from .threads import num_threads as num_threads  # one door for who embeds this
+from .threads import set_num_threads as set_num_threads
 
 log = logging.getLogger("ssi_cupy")
 
@@ -339,52 +340,6 @@ class Numbers:
     def __getitem__(self, name):
         """The array of one float64 that always holds what was last written under `name`."""
         return self._kept[self._at[name]]
-
-
-# ---- Fourier transforms -----------------------------------------------------------------------
-
-
-def fourier_plans(x):
-    """What the Fourier transforms of arrays like `x` can be prepared with: None on the CPU.
-
-    On a GPU cuFFT's plans, with the memory that they work in. Who holds them decides how long they
-    live; without them, cupy makes and keeps some of its own.
-    """
-    axes = _transformed(x.shape[2:])
-    return cuda.fourier_plans(x.shape, x.dtype, axes) if is_cupy(x) and len(axes) > 1 else None
-
-
-def rfftn(x, plans=None):
-    """The real Fourier transform of (N, C, Z, Y, X) over Z, Y and X, in fresh memory."""
-    if is_cupy(x):
-        return cuda.fft().rfftn(x, axes=_transformed(x.shape[2:]), plan=plans and plans[0])
-    from scipy import fft
-
-    workers = num_threads()  # lines are shared out whole: the bits stay the same
-    spectrum = fft.rfft(x, workers=workers)
-    for axis in _transformed(x.shape[2:])[:-1]:  # in place: on fresh memory each would cost two
-        spectrum = fft.fft(spectrum, axis=axis, overwrite_x=True, workers=workers)
-    return spectrum
-
-
-def irfftn(spectrum, shape, plans=None):
-    """The inverse of `rfftn`, for an image of `shape` (Z, Y, X). The spectrum is used up."""
-    axes = _transformed(shape)
-    if is_cupy(spectrum):
-        s = [shape[axis] for axis in axes]
-        plan = plans and plans[1]
-        return cuda.fft().irfftn(spectrum, s=s, axes=axes, overwrite_x=True, plan=plan)
-    from scipy import fft
-
-    workers = num_threads()
-    for axis in axes[:-1]:
-        spectrum = fft.ifft(spectrum, axis=axis, overwrite_x=True, workers=workers)
-    return fft.irfft(spectrum, n=shape[-1], overwrite_x=True, workers=workers)
-
-
-def _transformed(shape):
-    """Axes of one pixel need no transform."""
-    return tuple(axis for axis in (-3, -2) if shape[axis] > 1) + (-1,)
 
 
 # ---- kernels --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from importlib import metadata
 
 import numpy as np
 
-from . import backend, cuda
+from . import backend, cuda, fourier
 from .checks import choice
 from .ops.pointwise import relu_forward
 
@@ -65,7 +65,7 @@ def _tried(device, lines, what):
     try:
         there = backend.on_device(x, device)
         y = backend.host(relu_forward(there)[0])
-        back = backend.host(backend.irfftn(backend.rfftn(there), x.shape[2:]))
+        back = backend.host(fourier.irfftn(fourier.rfftn(there), x.shape[2:]))
         if not np.array_equal(y, np.maximum(x, 0)):
             raise ArithmeticError("a kernel gives wrong numbers")
         if np.abs(back - x).max() > 1e-5:

@@ -27,7 +27,7 @@ import threading
 
 import numpy as np
 
-from . import backend, checks
+from . import backend, checks, fourier
 from .checks import InputError
 from .ops.direct_convolution import direct_convolution
 from .ops.fft_convolution import fast_shape, fft_convolution, transfer_function
@@ -231,7 +231,7 @@ class PSFConvolution(_Own):
             plans = None
             if transfer is not None:
                 transfer = backend.moved(transfer, x)
-                plans = backend.fourier_plans(backend.empty((*x.shape[:2], *grid), x.dtype, x))
+                plans = fourier.plans_for(backend.empty((*x.shape[:2], *grid), x.dtype, x))
             plan = padding, grid, transfer, plans
             kept = list(self._plans.items())[1 - PLANS :]
             self._plans = dict(kept + [(key, plan)])  # replaced whole: other threads may be reading

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssi_cupy"
 
 LEVELS = (
-    "checks threads cuda capture jit crew backend llvm simd points files progress",
+    "checks threads cuda capture jit crew backend fourier llvm simd points files progress",
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import backend
+from .. import fourier
 from ..tape import op
 
 
@@ -31,7 +31,7 @@ def fft_convolution_forward(x, transfer, *, plans=None):
     transfer : (Z, Y, X // 2 + 1) complex array
         From `transfer_function`.
     plans : optional
-        Of `backend.fourier_plans` for arrays like `x`.
+        Of `fourier.plans_for` for arrays like `x`.
 
     Returns
     -------
@@ -50,13 +50,13 @@ fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
 
 
 def _filtered(x, transfer, plans=None, conjugate=False):
-    spectrum = backend.rfftn(x, plans)
+    spectrum = fourier.rfftn(x, plans)
     if conjugate:  # s conj(h) = conj(conj(s) h)
         np.conjugate(spectrum, out=spectrum)
     spectrum *= transfer
     if conjugate:
         np.conjugate(spectrum, out=spectrum)
-    return backend.irfftn(spectrum, x.shape[2:], plans)
+    return fourier.irfftn(spectrum, x.shape[2:], plans)
 
 
 def transfer_function(psf, shape, dtype):
