@@ -18,12 +18,17 @@ extern "C" __global__ void pack_weights_kernel(
     into.flat(at) = value;
 }
 
-// One thread for each weight: the sum of what the slices found.
+// One thread for each weight: the sum of what the slices found; the first have a bias each, too.
 extern "C" __global__ void combine_weights_kernel(
-    Array<const real, 5> partial, Array<real, 2> gw
+    Array<const real, 5> partial, Array<const real, 2> bias, Array<real, 2> gw, Array<real, 1> gb
 ) {
     const int64 item = thread_index(), triple = partial.shape[4];
     if (item >= gw.size()) return;
+    if (item < gb.size()) {
+        real sum = bias(0, item);
+        for (int64 s = 1; s < bias.shape[0]; ++s) sum += bias(s, item);
+        gb(item) = sum;
+    }
     const int64 o = item / gw.shape[1], tap = item % gw.shape[1];
     real total = partial(0, o / OUTS, tap / triple, o % OUTS, tap % triple);
     for (int64 s = 1; s < partial.shape[0]; ++s)

@@ -119,8 +119,16 @@ def test_a_job_that_ended_holds_no_array():
     times.resize(1)  # refuses where anything refers to the array
 
 
-@pytest.mark.parametrize("limit, expected", [("100000 100000", 1), ("150000 100000", 2),
-                                             ("max 100000", 4), ("900000 100000", 4), (None, 4)])
+@pytest.mark.parametrize(
+    "limit, expected",
+    [
+        ("100000 100000", 1),
+        ("150000 100000", 2),
+        ("max 100000", 4),
+        ("900000 100000", 4),
+        (None, 4),
+    ],
+)
 def test_a_container_may_use_fewer_processors_than_it_sees(monkeypatch, tmp_path, limit, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     file = tmp_path / "cpu.max"

@@ -156,6 +156,7 @@ def test_images_it_cannot_take_are_refused(shape):
         ("parameters", np.zeros(7)),
         ("statistics", np.zeros(7)),
         ("batch_statistics", np.zeros((2, UNet().statistics_size))),
+        ("batch_statistics", np.zeros(UNet().statistics_size, np.float16)),
     ],
 )
 def test_settings_that_do_not_fit_are_named(name, value):

@@ -34,7 +34,7 @@ import math
 import numpy as np
 
 from .. import cuda
-from ..backend import contiguous, empty, inline, is_cupy, kernel, placed, zeros
+from ..backend import contiguous, empty, inline, is_cupy, kernel, placed
 from ..checks import InputError
 from ..simd import OUTS, VECS, correlate_tile, product_tile
 from ..tape import op
@@ -54,8 +54,8 @@ def conv_forward(x, w, b=None, *, affine=None, moments=False):
     affine : (2, I) array, optional
         Read relu(affine[0] · x + affine[1]) in place of x.
     moments : bool
-        Also return the sums over (N, Z, Y, X) of y − b and (y − b)², as a (2, O) float64 array:
-        what batch normalisation needs, while y is still in the cache.
+        Also return the sums of y − b and of (y − b)² over each part of the batch, a (parts, 2, O)
+        float64 array: what `batch_affine` needs, while y is still in the cache.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def conv_backward_weights(gy, x, shape, affine=None, into=(None, None)):
         *plan.kernel_size, rows, slices,
         scratch=plan.gradient_scratch,
     )  # fmt: skip
-    return combined(partial, shape, into[0]), bias.sum(axis=0, out=into[1])
+    return combined(partial, bias, shape, into)
 
 
 conv = op(conv_forward, conv_backward)
@@ -270,19 +270,20 @@ def _correlate(x, w, b, affine, moments, mirrored=False):
     x = contiguous(x)
     outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
     plan = plan_of(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype)
-    bias = b if b is not None else zeros(outputs, x.dtype, like=x)
+    bias = b if b is not None else placed(plan.no_bias, x)
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
     parts = 0
-    if moments:  # of each band or tile, whichever there are more of; what nobody fills stays zero
-        parts = max(plan.bands, tiles_on_cuda(y.shape, inputs * w.shape[2], cuda.THREADS)[0])
-    sums = zeros((parts, 2, outputs), np.float64, like=x)
+    if moments:
+        tiles, *_ = tiles_on_cuda(y.shape, inputs * w.shape[2], cuda.THREADS)
+        parts = tiles if is_cupy(x) else plan.bands
+    sums = empty((parts, 2, outputs), np.float64, like=x)
     conv_forward_kernel(
         plan.bands * plan.groups,
         x, _affine(affine, x), packed(w, mirrored=mirrored), bias, placed(plan.taps, x), y, sums,
         *plan.kernel_size, plan.rows, plan.groups, plan.tile,
         scratch=plan.scratch,
     )  # fmt: skip
-    return y, sums.sum(axis=0) if moments else None
+    return y, sums
 
 
 def _affine(affine, x):

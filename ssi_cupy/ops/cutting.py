@@ -27,6 +27,7 @@ class Plan:
     """Everything that follows from the shapes alone."""
 
     kernel_size: tuple[int, int, int]
+    no_bias: np.ndarray  # zeros
     rows: int  # of a band
     bands: int  # over all images and planes
     groups: int  # of output channels, where there are too few bands to keep threads busy
@@ -68,6 +69,7 @@ def plan_of(x_shape, w_shape, dtype):
     image = inputs * kz * tall * pitch + 2 * tile + kx + 64
     return Plan(
         kernel_size=kernel_size,
+        no_bias=np.zeros(w_shape[0], dtype),
         rows=rows,
         bands=bands,
         groups=min(blocks, -(-8 // bands)),
@@ -138,6 +140,7 @@ def _winograd_plan(x_shape, w_shape, dtype):
     gradient_size = winograd.pitch_of(capacity, lane)
     return Plan(
         kernel_size=w_shape[2:],
+        no_bias=np.zeros(outputs, dtype),
         rows=rows * TILE,
         bands=bands(rows),
         groups=groups,

@@ -58,16 +58,21 @@ def pack_weights_kernel(start, stop, w, into, mirrored):
             at += OUTS
 
 
-def combined(partial, shape, into=None):
-    """The gradient of `shape` (O, I, KZ, KY, KX): the slices' sums, added in their order."""
-    gw = empty(shape, partial.dtype, like=partial) if into is None else into
+def combined(partial, bias, shape, into):
+    """(gw, gb): the sums of the slices, added in their order, gw of `shape` (O, I, KZ, KY, KX).
+
+    They are written to the two arrays `into`, where these are given.
+    """
+    gw, gb = into
+    gw = empty(shape, partial.dtype, like=partial) if gw is None else gw
+    gb = empty(shape[:1], partial.dtype, like=partial) if gb is None else gb
     items = partial.shape[1] * partial.shape[2]
-    combine_weights_kernel(items, partial, gw.reshape(shape[0], -1))
-    return gw
+    combine_weights_kernel(items, partial, bias, gw.reshape(shape[0], -1), gb)
+    return gw, gb
 
 
 @kernel(grain=256, launch=threads_per_item(OUTS * VECS))
-def combine_weights_kernel(start, stop, partial, gw):
+def combine_weights_kernel(start, stop, partial, bias, gw, gb):
     """An item is what lies together: a triple of taps of a block of outputs."""
     triples, together = partial.shape[2], OUTS * VECS
     flat = partial.reshape(partial.shape[0], -1)
@@ -81,6 +86,10 @@ def combine_weights_kernel(start, stop, partial, gw):
             for k in range(together):
                 sums[k] += more[k]
         block, tap = item // triples * OUTS, item % triples * VECS
-        for o in range(min(OUTS, gw.shape[0] - block)):
+        for o in range(block, min(block + OUTS, gw.shape[0])):
             for k in range(min(VECS, gw.shape[1] - tap)):
-                gw[block + o, tap + k] = sums[o * VECS + k]
+                gw[o, tap + k] = sums[(o - block) * VECS + k]
+            if tap == 0:
+                gb[o] = bias[0, o]
+                for s in range(1, bias.shape[0]):
+                    gb[o] += bias[s, o]

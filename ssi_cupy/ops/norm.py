@@ -8,7 +8,9 @@ This is affine in x once μ and σ are known: y = scale · x + shift with ::
 
     scale = γ / √(σ² + ε)        shift = β − scale · μ
 
-so `batch_affine` returns that pair, and whoever reads the map may apply it (see `README.md`).
+so `batch_affine` finds that pair, and whoever reads the map may apply it (see `README.md`). It
+takes sums over *parts* of the batch, in double precision, of x − p and of (x − p)² for a pivot p
+near μ. With s and q the means of these, μ = p + s and σ² = q − s².
 
 Backward, in training mode, where μ and σ depend on every x::
 
@@ -23,14 +25,26 @@ affine then is (2, k · C), the first branch's channels first. gγ and gβ are s
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from ..backend import contiguous, empty, inline, kernel
 from ..checks import InputError
-from ..cuda import blocks_per_item, threads_per_item
+from ..cuda import block_per_item, blocks_per_item, threads_per_item
 from ..tape import op
 
-BLOCK = 16384  # pixels of a partial sum
+BLOCK = 16384  # pixels of a part, of one channel of one image
+
+
+class Normed(NamedTuple):
+    """A map x before its normalisation, and all that is known of that."""
+
+    x: Any  # (N, C, Z, Y, X)
+    affine: Any  # (2, branches · C): scale, shift
+    found: Any  # (2, branches · C) float64: μ, 1 / √(σ² + ε)
+    training: bool  # whether mean and variance are those of x
+    relu: bool
 
 
 def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False, branches=1):
@@ -51,35 +65,33 @@ def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False,
     x = contiguous(x)
     if x.shape[0] % branches:
         raise InputError("branches", f"a divisor of N = {x.shape[0]}", branches)
-    if statistics is None:
-        mean, variance = batch_statistics(x, branches)
-    else:
-        mean, variance = statistics
-    affine, saved = batch_affine(x, mean, variance, gamma, beta, eps, statistics is None, relu)
-    return normalised(x, affine, relu), saved
+    normed = batch_affine(
+        x, gamma, beta, eps=eps, statistics=statistics, relu=relu, branches=branches
+    )
+    return normalised(x, normed.affine, relu), normed
 
 
-def batch_norm_backward(gy, saved, *, plus=None):
-    """(gx, gγ, gβ). `plus`, of x's shape, is added to gx: of a map that has another reader."""
-    x, affine, mean, inverse_std, training, relu = saved
+def batch_norm_backward(gy, saved, *, plus=None, into=(None, None)):
+    """(gx, gγ, gβ). `plus`, of x's shape, is added to gx: of a map that has another reader.
+
+    gγ and gβ are written to the two arrays `into`, where these are given.
+    """
+    x, affine, found, training, relu = saved
     gy = contiguous(gy)
     n, channels = x.shape[:2]
-    pixels = x[0, 0].size
-    blocks = -(-pixels // BLOCK)
-    branches = affine.shape[1] // channels
-    centre = contiguous(mean.astype(x.dtype).reshape(-1))
-    partial = empty((n, channels, blocks, 2), np.float64, like=x)
-    batch_norm_sums_kernel(n * channels * blocks, x, affine, gy, centre, partial, relu, BLOCK)
-    coefficients = empty((3, branches * channels), x.dtype, like=x)
-    gradient = empty((2, channels), x.dtype, like=x)
-    count = n // branches * pixels if training else 0
+    parts = _parts(x)
+    partial = empty((parts, 2, channels), np.float64, like=x)
+    batch_norm_sums_kernel(parts * channels, x, affine, gy, found, partial, relu, BLOCK)
+    coefficients = empty((3, affine.shape[1]), x.dtype, like=x)
+    gradients = [empty((channels,), x.dtype, like=x) if g is None else g for g in into]
+    count = _count(x, affine) if training else 0
     batch_norm_coefficients_kernel(
-        channels, partial, affine, inverse_std.reshape(-1), coefficients, gradient, count
+        channels, partial, affine, found, coefficients, *gradients, count
     )
     gx = empty(x.shape, x.dtype, like=x)
     plus = empty((0,) * 5, x.dtype, like=x) if plus is None else contiguous(plus)
-    batch_norm_backward_kernel(n * channels, x, affine, gy, centre, coefficients, plus, gx, relu)
-    return gx, *gradient
+    batch_norm_backward_kernel(n * channels, x, affine, gy, found, coefficients, plus, gx, relu)
+    return gx, *gradients
 
 
 batch_norm = op(batch_norm_forward, batch_norm_backward)
@@ -92,45 +104,56 @@ def normalised(x, affine, relu=True):
     return y
 
 
-def batch_statistics(x, branches=1):
-    """(mean, variance) of each channel, (C,) float64 arrays, or (branches, C) of several.
+def batch_affine(
+    x, gamma, beta, *, moments=None, pivot=None, statistics=None, eps=1e-5, relu=True, branches=1,
+    into=None, at=0,
+):  # fmt: skip
+    """What normalises x and what the way back wants to know, as a `Normed`.
 
-    The variance is the biased one.
+    Parameters
+    ----------
+    x : (N, C, Z, Y, X) array
+    gamma, beta : (C,) array
+    moments : (parts, 2, C) array of float64, optional
+        Sums over parts of the batch, as many for each branch, of x − pivot and of (x − pivot)²,
+        by who had x at hand. By default x is gone through for them.
+    pivot : (C,) array, optional
+        Of `moments`; 0 by default.
+    statistics : (mean, variance), optional
+        Take these in place of the batch's own.
+    into : (branches, any) array of x's dtype, optional
+        Where to write the batch's own, from `at` on: the means, and then the unbiased variances.
     """
-    n, channels = x.shape[:2]
-    pixels = x[0, 0].size
-    blocks = -(-pixels // BLOCK)
-    # Sums around a value of the channel itself: no cancellation where the mean is far from zero.
-    pivot = contiguous(x[0, :, 0, 0, 0])
-    partial = empty((n, channels, blocks, 2), np.float64, like=x)
-    batch_moments_kernel(n * channels * blocks, x, pivot, partial, BLOCK)
-    return moments_to_statistics(_sums(partial, branches), pivot, n // branches * pixels)
+    given, training = empty((0, 0), np.float64, like=x), statistics is None
+    if not training:
+        branches = 1  # alike for all
+        given = empty((2, x.shape[1]), np.float64, like=x)
+        given[0], given[1] = statistics
+        moments = empty((0, 2, x.shape[1]), np.float64, like=x)
+    elif moments is None:
+        # Around a value of the channel itself: no cancellation where the mean is far from zero.
+        pivot = contiguous(x[0, :, 0, 0, 0])
+        moments = empty((_parts(x), 2, x.shape[1]), np.float64, like=x)
+        batch_moments_kernel(len(moments) * x.shape[1], x, pivot, moments, BLOCK)
+    pivot = empty((0,), x.dtype, like=x) if pivot is None else pivot
+    affine = empty((2, branches * x.shape[1]), x.dtype, like=x)
+    found = empty((2, branches * x.shape[1]), np.float64, like=x)
+    into = empty((0, 0), x.dtype, like=x) if into is None else into
+    gamma, beta, count = contiguous(gamma), contiguous(beta), _count(x, affine)
+    batch_affine_kernel(
+        x.shape[1], moments, pivot, given, gamma, beta, affine, found, into, at, count, eps
+    )
+    return Normed(x, affine, found, training, relu)
 
 
-def _sums(partial, branches):
-    """Over images and blocks: (N, C, blocks, 2) → (2, C), or (2, branches, C) of several."""
-    if branches == 1:
-        return partial.sum(axis=(0, 2)).T
-    sums = partial.reshape(branches, -1, *partial.shape[1:]).sum(axis=(1, 3))
-    return sums.transpose(2, 0, 1)
+def _parts(x):
+    """How many parts a batch is summed in, of one channel each."""
+    return x.shape[0] * -(-x[0, 0].size // BLOCK)
 
 
-def moments_to_statistics(sums, pivot, count):
-    """(mean, variance) from Σ (x − pivot) and Σ (x − pivot)² over `count` values."""
-    mean, square = sums / count
-    return pivot + mean, np.maximum(square - mean * mean, 0)
-
-
-def batch_affine(x, mean, variance, gamma, beta, eps=1e-5, training=True, relu=True):
-    """The pair (scale, shift), (2, C), and what `batch_norm_backward` wants to have saved.
-
-    From (branches, C) means and variances a (2, branches · C) pair.
-    """
-    inverse_std = 1 / np.sqrt(variance.astype(np.float64) + eps)
-    scale = gamma * inverse_std
-    affine = empty((2, scale.size), x.dtype, like=x)
-    affine[0], affine[1] = scale.reshape(-1), (beta - scale * mean).reshape(-1)
-    return affine, (x, affine, mean, inverse_std, training, relu)
+def _count(x, affine):
+    """How many values a mean is over."""
+    return x.size // affine.shape[1]
 
 
 # ---- the loops --------------------------------------------------------------------------------
@@ -145,10 +168,10 @@ def _column(row, x, affine):
 
 
 @kernel(fastmath=True, over=0)
-def batch_moments_kernel(start, stop, x, pivot, partial, block):
+def batch_moments_kernel(start, stop, x, pivot, moments, block):
+    """Of each part, Σ (x − pivot) and Σ (x − pivot)²."""
     channels = x.shape[1]
-    flat, sums = x.reshape(x.shape[0] * channels, -1), partial.reshape(-1, 2)
-    blocks = partial.shape[2]
+    flat, blocks = x.reshape(x.shape[0] * channels, -1), len(moments) // x.shape[0]
     for item in range(start, stop):
         row, first = item // blocks, item % blocks * block
         around = pivot[row % channels]
@@ -158,7 +181,35 @@ def batch_moments_kernel(start, stop, x, pivot, partial, block):
             v = np.float64(values[i] - around)
             total += v
             squares += v * v
-        sums[item, 0], sums[item, 1] = total, squares
+        part, channel = row // channels * blocks + item % blocks, row % channels
+        moments[part, 0, channel], moments[part, 1, channel] = total, squares
+
+
+@kernel(grain=1024, launch=block_per_item)
+def batch_affine_kernel(
+    start, stop, moments, pivot, given, gamma, beta, affine, found, into, at, count, eps
+):
+    """Scale and shift from the sums, or from a `given` mean and variance: an item is a channel."""
+    channels, parts = len(gamma), len(moments)
+    branches = affine.shape[1] // channels
+    for c in range(start, stop):
+        for branch in range(branches):
+            total, squares = 0.0, 0.0
+            for part in range(branch * parts // branches, (branch + 1) * parts // branches):
+                total += moments[part, 0, c]
+                squares += moments[part, 1, c]
+            total, squares = total / count, squares / count
+            around = np.float64(pivot[c]) if len(pivot) else 0.0
+            mean, variance = around + total, max(squares - total * total, 0.0)
+            if len(into):
+                into[branch, at + c] = mean
+                into[branch, at + channels + c] = variance * count / max(count - 1, 1)
+            if len(given):
+                mean, variance = given[0, c], given[1, c]
+            inverse_std = 1 / np.sqrt(variance + eps)
+            column, scale = branch * channels + c, gamma[c] * inverse_std
+            affine[0, column], affine[1, column] = scale, beta[c] - scale * mean
+            found[0, column], found[1, column] = mean, inverse_std
 
 
 @kernel(launch=blocks_per_item, over=0)
@@ -175,18 +226,17 @@ def batch_norm_forward_kernel(start, stop, x, affine, y, relu):
 
 
 @kernel(fastmath=True, over=0)
-def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, block):
-    """Of each block, Σ gy and Σ gy · (x − μ); gy counts only where the ReLU passes it."""
+def batch_norm_sums_kernel(start, stop, x, affine, gy, found, partial, relu, block):
+    """Of each part, Σ gy and Σ gy · (x − μ); gy counts only where the ReLU passes it."""
     channels = x.shape[1]
     flat = x.reshape(x.shape[0] * channels, -1)
     gradient = gy.reshape(x.shape[0] * channels, -1)
-    sums = partial.reshape(-1, 2)
-    blocks = partial.shape[2]
+    blocks = len(partial) // x.shape[0]
     zero = x.dtype.type(0)
     for item in range(start, stop):
         row, first = item // blocks, item % blocks * block
         column = _column(row, x, affine)
-        scale, shift, mean = affine[0, column], affine[1, column], centre[column]
+        scale, shift, mean = affine[0, column], affine[1, column], x.dtype.type(found[0, column])
         total, product = 0.0, 0.0
         # Sums of 256 in the arrays' own precision, these summed in double: as fast as the former,
         # as exact as the latter.
@@ -202,43 +252,44 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, centre, partial, relu, bl
                 more += g * (v - mean)
             total += some
             product += more
-        sums[item, 0], sums[item, 1] = total, product
+        part, channel = row // channels * blocks + item % blocks, row % channels
+        partial[part, 0, channel], partial[part, 1, channel] = total, product
 
 
 @kernel(grain=1024, launch=threads_per_item(1))
 def batch_norm_coefficients_kernel(
-    start, stop, partial, affine, inverse_std, coefficients, gradient, count
+    start, stop, partial, affine, found, coefficients, g_gamma, g_beta, count
 ):
     """What gx = a · gy + b · (x − μ) + c takes from the sums, and (gγ, gβ): a channel is an item.
 
     `count` is the number of pixels that statistics are over, 0 where they were given.
     """
-    images, channels, blocks = partial.shape[:3]
+    parts, channels = len(partial), partial.shape[2]
     branches = affine.shape[1] // channels
     for c in range(start, stop):
-        g_gamma, g_beta = 0.0, 0.0
+        totals, products = 0.0, 0.0
         for branch in range(branches):
             total, product = 0.0, 0.0
-            for n in range(branch * images // branches, (branch + 1) * images // branches):
-                for block in range(blocks):
-                    total += partial[n, c, block, 0]
-                    product += partial[n, c, block, 1]
+            for part in range(branch * parts // branches, (branch + 1) * parts // branches):
+                total += partial[part, 0, c]
+                product += partial[part, 1, c]
             column = branch * channels + c
-            product *= inverse_std[column]
+            inverse_std = found[1, column]
+            product *= inverse_std
             scale = np.float64(affine[0, column])
             coefficients[0, column] = affine[0, column]
             if count:
-                coefficients[1, column] = -scale * inverse_std[column] * product / count
+                coefficients[1, column] = -scale * inverse_std * product / count
                 coefficients[2, column] = -scale * total / count
             else:
                 coefficients[1, column] = coefficients[2, column] = 0
-            g_gamma += product
-            g_beta += total
-        gradient[0, c], gradient[1, c] = g_gamma, g_beta
+            totals += total
+            products += product
+        g_gamma[c], g_beta[c] = products, totals
 
 
 @kernel(launch=blocks_per_item, over=0)
-def batch_norm_backward_kernel(start, stop, x, affine, gy, centre, coefficients, plus, gx, relu):
+def batch_norm_backward_kernel(start, stop, x, affine, gy, found, coefficients, plus, gx, relu):
     channels = x.shape[1]
     other = plus.reshape(plus.shape[0] * plus.shape[1], -1)
     source = x.reshape(x.shape[0] * channels, -1)
@@ -246,7 +297,7 @@ def batch_norm_backward_kernel(start, stop, x, affine, gy, centre, coefficients,
     target = gx.reshape(x.shape[0] * channels, -1)
     for row in range(start, stop):
         column = _column(row, x, affine)
-        scale, shift, mean = affine[0, column], affine[1, column], centre[column]
+        scale, shift, mean = affine[0, column], affine[1, column], x.dtype.type(found[0, column])
         a, b, c = coefficients[0, column], coefficients[1, column], coefficients[2, column]
         for i in range(source.shape[1]):
             v = source[row, i]

@@ -35,8 +35,8 @@ def unet_forward(
     statistics : (net.statistics_size,) array, optional
         Inference mode: the running means and variances, laid out by `net.statistics_layout`.
     batch_statistics : (branches, net.statistics_size) array, optional
-        Training mode: where to write the batch's means and (unbiased) variances. With one branch
-        it may have one axis only.
+        Training mode: where to write the batch's means and (unbiased) variances, contiguous and of
+        x's dtype. With one branch it may have one axis only.
     branches : int
         `x` holds that many groups of equal size along N, say images with hidden pixels and
         without, each of which is normalised by its own statistics.
@@ -63,6 +63,8 @@ def unet_forward(
         shape = (branches, net.statistics_size)
         if batch_statistics.shape not in (shape, shape[1:] if branches == 1 else shape):
             raise InputError("batch_statistics", f"shape {shape}", f"{batch_statistics.shape}")
+        if batch_statistics.dtype != x.dtype or not batch_statistics.flags.c_contiguous:
+            raise InputError("batch_statistics", f"contiguous {x.dtype}", batch_statistics.dtype)
         batch_statistics = batch_statistics.reshape(shape)
     settings = statistics, batch_statistics, branches, input_gradient, keep
     y, saved = net.forward(x, parameters, *settings)

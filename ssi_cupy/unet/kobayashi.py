@@ -20,10 +20,10 @@ import numpy as np
 
 from ..backend import empty
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
-from ..ops.norm import batch_affine, batch_norm_backward, moments_to_statistics
+from ..ops.norm import batch_affine, batch_norm_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.upsample import upsample_concat_backward, upsample_concat_forward
-from .layout import EPSILON, Network, remember, stacked
+from .layout import EPSILON, Network, stacked
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class UNet(Network):
         """
         n, found = len(x) // branches, []
         for branch in range(branches):
-            batch = None if batch_statistics is None else batch_statistics[branch]
+            batch = None if batch_statistics is None else batch_statistics[branch : branch + 1]
             some = x[branch * n : branch * n + n]
             found.append(_forward(self, some, parameters, statistics, batch, keep))
         ys, stacks = zip(*found, strict=True)
@@ -220,17 +220,15 @@ class _Forward:
         z, saved = conv_forward(x, w, bias, affine=affine, moments=training)
         place = self.net.statistics_layout[name]
         if training:
-            _, sums = saved
-            count = z[:, 0].size
-            mean, variance = moments_to_statistics(sums, bias, count)
-            if self.batch_statistics is not None:
-                remember(self.batch_statistics, place, mean, variance, count)
+            known = {"moments": saved[1], "pivot": bias}
         else:
-            mean, variance = self.statistics[place].reshape(2, -1)
-        gamma, beta = p[f"{name}.gamma"], p[f"{name}.beta"]
-        affine, normed = batch_affine(z, mean, variance, gamma, beta, EPSILON, training)
+            known = {"statistics": self.statistics[place].reshape(2, -1)}
+        normed = batch_affine(
+            z, p[f"{name}.gamma"], p[f"{name}.beta"], eps=EPSILON,
+            into=self.batch_statistics, at=place.start, **known,
+        )  # fmt: skip
         self.save([x, x_affine, normed])
-        return z, affine
+        return z, normed.affine
 
     def pool(self, z, affine, window):
         y, saved = max_pool_forward(z, window=window, affine=affine)
@@ -262,9 +260,8 @@ class _Backward:
 
     def unit(self, name, to_input=True):
         normed = self.stack[-1].pop()
-        self.gy, self.g[f"{name}.gamma"][...], self.g[f"{name}.beta"][...] = batch_norm_backward(
-            self.gy, normed
-        )
+        into = self.g[f"{name}.gamma"], self.g[f"{name}.beta"]
+        self.gy, *_ = batch_norm_backward(self.gy, normed, into=into)
         del normed
         self.convolution(name, to_input)
 

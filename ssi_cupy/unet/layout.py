@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from .. import random
-from ..backend import empty, namespace, zeros
+from ..backend import empty, zeros
 from ..checks import InputError, choice, positive_int
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
@@ -212,15 +212,6 @@ def _reach(way):
                 first, last = first * size, last * size + size - 1
         furthest = max(furthest, i - first, last - i)
     return furthest
-
-
-def remember(into, place, mean, variance, count):
-    """Write a batch's means and unbiased variances, of `count` pixels, to their place in `into`.
-
-    The statistics may be of several branches, (branches, C), and `into` then is so too.
-    """
-    unbiased = variance * (count / max(count - 1, 1))
-    into[..., place] = namespace(mean).concatenate([mean, unbiased], axis=-1)
 
 
 def stacked(parts):

@@ -30,15 +30,9 @@ import numpy as np
 from ..backend import empty
 from ..ops.add import add_forward
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
-from ..ops.norm import (
-    batch_affine,
-    batch_norm_backward,
-    batch_statistics,
-    moments_to_statistics,
-    normalised,
-)
+from ..ops.norm import batch_affine, batch_norm_backward, normalised
 from ..ops.strided import join_backward, join_forward, strided_conv_backward, strided_conv_forward
-from .layout import EPSILON, Stepped, remember
+from .layout import EPSILON, Stepped
 
 
 @dataclass(frozen=True)
@@ -189,11 +183,10 @@ def _norm(name, channels):
 
 
 def _read(normed):
-    """The map that `batch_affine` was told of, and its affine, as a convolution can read them."""
-    z, affine = normed[:2]
-    if affine.shape[1] == z.shape[1]:
-        return z, affine
-    return normalised(z, affine), None  # several branches
+    """The map of a `Normed`, and its affine, as a convolution can read them."""
+    if normed.affine.shape[1] == normed.x.shape[1]:
+        return normed.x, normed.affine
+    return normalised(normed.x, normed.affine), None  # several branches
 
 
 class _Forward:
@@ -229,24 +222,19 @@ class _Forward:
         del normed2, a
         return add_forward(h, r)[0]
 
-    def norm(self, name, z, sums=None):
-        """What `batch_affine` saves for the way back, by the statistics of the batch or the given.
+    def norm(self, name, z, moments=None):
+        """The `Normed` of z, by the statistics of the batch or the given.
 
-        `sums` are those that the convolution which wrote `z` found on the way.
+        `moments` are those that the convolution which wrote z found on the way.
         """
-        place, training = self.net.statistics_layout[name], self.statistics is None
-        if training:
-            count = z[:, 0].size // self.branches
-            if sums is None:
-                mean, variance = batch_statistics(z, self.branches)
-            else:
-                mean, variance = moments_to_statistics(sums, 0, count)
-            if self.batch_statistics is not None:
-                remember(self.batch_statistics, place, mean, variance, count)
-        else:
-            mean, variance = self.statistics[place].reshape(2, -1)
-        gamma, beta = self.p[f"{name}.gamma"], self.p[f"{name}.beta"]
-        return batch_affine(z, mean, variance, gamma, beta, EPSILON, training)[1]
+        place, known = self.net.statistics_layout[name], None
+        if self.statistics is not None:
+            known = self.statistics[place].reshape(2, -1)
+        return batch_affine(
+            z, self.p[f"{name}.gamma"], self.p[f"{name}.beta"],
+            moments=moments, statistics=known, eps=EPSILON, branches=self.branches,
+            into=self.batch_statistics, at=place.start,
+        )  # fmt: skip
 
     def shrink(self, name, r):
         y, saved = strided_conv_forward(r, self.p[f"{name}.weight"], self.p[f"{name}.bias"])
@@ -299,10 +287,8 @@ class _Backward:
         conv_backward_weights(g, x, self.p[name].shape, affine, (self.g[name], None))
 
     def norm(self, name, g, normed, plus=None):
-        gx, self.g[f"{name}.gamma"][...], self.g[f"{name}.beta"][...] = batch_norm_backward(
-            g, normed, plus=plus
-        )
-        return gx
+        into = self.g[f"{name}.gamma"], self.g[f"{name}.beta"]
+        return batch_norm_backward(g, normed, plus=plus, into=into)[0]
 
     def shrink(self, name, g, plus):
         gx, gw, gb = strided_conv_backward(g, self.stack.pop(), plus=plus)
