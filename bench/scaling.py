@@ -1,10 +1,16 @@
 """A training step of recipe SSI with more threads, and on larger images: times, and plots of them.
 
-Efficiency is the time with one thread over that with n, over n. What a pixel costs should not
-depend on how many there are.
+Efficiency is the time with one thread over that with n, over n. Cores share memory, and on many
+machines more than that, so beside it stands what n threads could reach at most: the same, had they
+nothing to do with each other. That is how long a step with one thread takes while n - 1 other
+processes do such steps too. What a pixel costs should not depend on how many there are.
 """
 
 import argparse
+import contextlib
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 from ssi_cupy.backend import Pool, set_num_threads
@@ -27,11 +33,55 @@ def step_of(side, threads):
     return step
 
 
+def _neighbour(side, ready):
+    with Pool():
+        step = step_of(side, 1)
+        step()
+        ready.set()
+        while True:
+            step()
+
+
+@contextlib.contextmanager
+def neighbours(number, side):
+    """So many processes that do steps, while the call that is given to what this yields runs."""
+    spawn = multiprocessing.get_context("spawn")
+    ready = [spawn.Event() for _ in range(number)]
+    processes = [spawn.Process(target=_neighbour, args=(side, e), daemon=True) for e in ready]
+
+    def beside(call):
+        def busy():
+            for process in processes:
+                os.kill(process.pid, signal.SIGCONT)
+            try:
+                call()
+            finally:
+                for process in processes:
+                    os.kill(process.pid, signal.SIGSTOP)
+
+        return busy
+
+    try:
+        for process, event in zip(processes, ready, strict=True):
+            process.start()
+            event.wait()
+            os.kill(process.pid, signal.SIGSTOP)
+        yield beside
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def by_threads(side, threads, rounds):
-    """Seconds of a step by number of threads."""
-    calls = {n: step_of(side, n) for n in range(1, threads + 1)}
-    seconds = timing.in_turns(rounds, **{str(n): call for n, call in calls.items()})
-    return {int(n): s for n, s in timing.medians(seconds).items()}
+    """Seconds of a step by number of threads; with one, by number of processes that do steps."""
+    calls = {str(n): step_of(side, n) for n in range(1, threads + 1)}
+    with contextlib.ExitStack() as stack:
+        for n in range(2, threads + 1):
+            beside = stack.enter_context(neighbours(n - 1, side))
+            calls[f"one of {n}"] = beside(step_of(side, 1))
+        found = timing.medians(timing.in_turns(rounds, **calls))
+    alone = {1: found["1"]} | {n: found[f"one of {n}"] for n in range(2, threads + 1)}
+    return {n: found[str(n)] for n in alone}, alone
 
 
 def by_size(sides, threads, rounds):
@@ -43,15 +93,16 @@ def by_size(sides, threads, rounds):
     return found
 
 
-def plot(seconds, side, sizes, threads):
+def plot(seconds, alone, side, sizes, threads):
     """Left: the step's speed by threads. Right: what a pixel costs, by size."""
     figure = canvas(8.5, 3.4)
     left, right = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.16, top=0.88, wspace=0.25)
     numbers = list(seconds)
-    left.plot(numbers, [seconds[1] / s for s in seconds.values()], "o-", label="measured")
+    left.plot(numbers, [seconds[1] / s for s in seconds.values()], "o-", label="threads")
+    left.plot(numbers, [n * seconds[1] / s for n, s in alone.items()], "s:", label="processes")
     left.plot(numbers, numbers, "--", color="#888888", label="ideal")
-    left.set(xticks=numbers, xlabel="threads", ylabel="times as fast", ylim=(0, None))
+    left.set(xticks=numbers, xlabel="how many", ylabel="times as fast", ylim=(0, None))
     left.set_title(f"A training step at {side}²", fontsize=9)
     left.legend(frameon=False, fontsize=8)
     right.plot(list(sizes), [1e9 * s / n**2 for n, s in sizes.items()], "o-")
@@ -76,22 +127,31 @@ def main(arguments):
     machine = timing.machine(options.threads)
     print(timing.described(machine))
     with Pool():
-        seconds = by_threads(options.side, options.threads, options.rounds)
+        seconds, alone = by_threads(options.side, options.threads, options.rounds)
     with Pool():
         sizes = by_size(options.sides, options.threads, options.rounds)
     efficiency = {n: seconds[1] / s / n for n, s in seconds.items()}
+    most = {n: seconds[1] / s for n, s in alone.items()}
     flat = [s / n**2 for n, s in sizes.items() if n >= FLAT]
     spread = max(flat) / min(flat) - 1 if flat else None
-    timing.table([("threads", "ms", "efficiency"),
-                  *((str(n), f"{1e3 * s:.1f}", f"{efficiency[n]:.2f}")
+    timing.table([("threads", "ms", "efficiency", "at most"),
+                  *((str(n), f"{1e3 * s:.1f}", f"{efficiency[n]:.2f}", f"{most[n]:.2f}")
                     for n, s in seconds.items())])  # fmt: skip
     timing.table([("side", "ms", "ns per pixel"),
                   *((str(n), f"{1e3 * s:.1f}", f"{1e9 * s / n**2:.0f}")
                     for n, s in sizes.items())])  # fmt: skip
     if flat:
         print(f"from {FLAT}² on the dearest pixel costs {spread:.0%} more than the cheapest")
-    found = {"side": options.side, "seconds_by_threads": seconds, "efficiency": efficiency}
+    found = {
+        "side": options.side,
+        "seconds_by_threads": seconds,
+        "efficiency": efficiency,
+        "at_most": most,
+    }
     found |= {"seconds_by_side": sizes, "spread": spread, "rounds": options.rounds}
     timing.write("scaling", found, machine, options.out)
-    save(plot(seconds, options.side, sizes, options.threads), Path(options.out) / "scaling.png")
+    save(
+        plot(seconds, alone, options.side, sizes, options.threads),
+        Path(options.out) / "scaling.png",
+    )
     return 0
