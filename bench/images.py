@@ -19,9 +19,9 @@ IMAGES = "files, folders or patterns (default: all 22)"
 HOW = """\
 Each image is made grey, {crop}scaled to [0, 1] (the truth), blurred with the published kernel and
 zeros beyond its border, and given noise, salt and pepper and 10 bits (seed 0). Networks and
-Richardson–Lucy take the border as mirrored. All results are clipped to [0, 1] before they are
-scored. Classical methods run on the CPU. The seconds of training are those of its steps, without
-compiling."""
+Richardson–Lucy take the border as mirrored, TV by conjugate gradients or Chambolle–Pock as zero, as
+published. All results are clipped to [0, 1] before they are scored. Classical methods run on the
+CPU. The seconds of training are those of its steps, without compiling."""
 GREY = (0.2125, 0.7154, 0.0721)  # of red, green, blue, as in scikit-image
 
 

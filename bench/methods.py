@@ -71,9 +71,9 @@ def get(name, *, steps=None, seed=0, device="cpu", progress=False, **siamese):
     if name == "tv_admm":
         return _classical(classical.tv_admm, num_iter=60, weight=0.02, rho=0.2, pad=32)
     if name == "tv_chambolle_pock":
-        return _classical(classical.tv_chambolle_pock, num_iter=200, weight=2.5e-3)
+        return _classical(classical.tv_chambolle_pock, num_iter=200, weight=2.5e-3, mode="constant")
     if name == "tv_conjugate_gradient":
-        settings = {"num_iter": 100, "weight": 4.5e-3, "smoothing": 1e-10}
+        settings = {"num_iter": 100, "weight": 4.5e-3, "smoothing": 1e-10, "mode": "constant"}
         return _classical(classical.tv_conjugate_gradient, **settings)
     if name in SIAMESE:
         return _trained(lambda ndim: _siamese(name, ndim, steps, **siamese), None, seed, device,

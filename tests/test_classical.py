@@ -180,6 +180,36 @@ def test_conjugate_gradients_follow_the_slope_of_the_objective():
     assert best == pytest.approx(1, rel=1e-2)  # and as far as the misfit alone would have it
 
 
+def test_conjugate_gradients_are_the_published_ones():
+    """Polak–Ribière with matrices, and never from the start again, though steps lead backwards."""
+    rng = np.random.default_rng(2)
+    psf, image, weight = rng.random((3, 4)), rng.random((9, 8)), 0.05
+    pixels = np.eye(72).reshape(72, 9, 8)
+    h = np.array([blur(one, psf / psf.sum(), "constant").ravel() for one in pixels]).T
+    ends = [np.take(pixels, [-1], axis) for axis in (1, 2)]
+    along = [np.diff(pixels, axis=a, append=e) for a, e in zip((1, 2), ends, strict=True)]
+    down, right = (d.reshape(72, 72).T for d in along)
+
+    def gradient(x):
+        parts = down @ x, right @ x
+        length = np.sqrt(parts[0] ** 2 + parts[1] ** 2 + 1e-20)
+        tv = down.T @ (parts[0] / length) + right.T @ (parts[1] / length)
+        return h.T @ (h @ x - image.ravel()) + weight * tv
+
+    x = np.zeros(72)
+    g = gradient(x)
+    d, backwards = -g, 0
+    for _ in range(10):
+        length = -(g @ d) / ((h @ d) @ (h @ d))
+        backwards += length < 0
+        x, before = x + length * d, g
+        g = gradient(x)
+        d = max(g @ (g - before) / (before @ before), 0) * d - g
+    ours = tv_conjugate_gradient(image, psf, 10, weight=weight, mode="constant")
+    assert backwards > 1
+    np.testing.assert_allclose(ours.ravel(), x, atol=2e-6)
+
+
 def test_tv_leaves_less_noise_than_richardson_lucy():
     truth, psf, image = noisy_steps()
     plain = rms(richardson_lucy(image, psf, 20) - truth)

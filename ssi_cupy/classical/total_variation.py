@@ -125,9 +125,10 @@ def tv_conjugate_gradient(
     """Total variation (TV) deconvolution by the nonlinear conjugate gradients of Polak–Ribière.
 
     Goes downhill on ``½ ‖h * x - y‖² + weight Σ √(|∇x|² + smoothing²)``, starting from 0. Each
-    step is as long as would be best for the first term alone: with little smoothing the minimum
-    is not reached. It is here as a rival of the published benchmark, whose parameters are the
-    defaults; to restore an image take `tv_admm` or `tv_chambolle_pock`.
+    step is as long as would be best for the first term alone: with little smoothing the second
+    one jumps with every step, which soon has no length, and the minimum is not reached. It is here
+    as a rival of the published benchmark, whose parameters are the defaults (with ``mode`` as
+    "constant"); to restore an image take `tv_admm` or `tv_chambolle_pock`.
 
     Parameters
     ----------
@@ -160,13 +161,11 @@ def tv_conjugate_gradient(
     direction = -slope
     for _ in range(num_iter):
         descent = -float((direction * slope).sum())
-        if descent <= 0:  # what was kept of former directions leads uphill: forget them
-            direction, descent = -slope, float((slope * slope).sum())
         curved = blur.adjoint(blur(direction))
         curvature = float((direction * curved).sum())
         if curvature <= 0:  # arrived
             break
-        length = descent / curvature
+        length = descent / curvature  # backwards, where the direction leads uphill
         x = x + length * direction
         data_slope = data_slope + length * curved
         before = slope
