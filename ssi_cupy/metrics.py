@@ -117,6 +117,13 @@ def spectral_mutual_information(truth, image):
     """`mutual_information` of the two images' discrete cosine transforms (DCT-II, all axes).
 
     Each image is divided by its 2-norm first. Parameters and errors as in `mutual_information`.
+
+    Notes
+    -----
+    The definition is that of Kobayashi et al. It is a score of few numbers: the brightest of them
+    spans the histogram, and 98 % of a spectrum or more lie in the bin of 0. Much depends on where
+    that bin ends, and a constant that is added to an image moves its ends. The benchmark's USAF
+    target with 0.02 added, of a range of 1, has 0.11 against itself, its nuclei have 0.19.
     """
     truth, image = _pair(truth, image)
     varying(truth, "truth")
