@@ -138,7 +138,7 @@ def batch_affine(
     pivot = empty((0,), x.dtype, like=x) if pivot is None else pivot
     affine = empty((2, branches * x.shape[1]), x.dtype, like=x)
     found = empty((2, branches * x.shape[1]), np.float64, like=x)
-    into = empty((0, 0), x.dtype, like=x) if into is None else into
+    into = empty((0, 0), x.dtype, like=x) if into is None or not training else into
     gamma, beta, count = contiguous(gamma), contiguous(beta), _count(x, affine)
     batch_affine_kernel(
         x.shape[1], moments, pivot, given, gamma, beta, affine, found, into, at, count, eps
