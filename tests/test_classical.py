@@ -154,6 +154,21 @@ def test_the_tv_methods_find_one_minimum():
         assert objective(moved, image, psf, weight) > lowest
 
 
+@pytest.mark.parametrize("mode", ["mirror", "nearest", "wrap", "constant"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_steps_of_the_primal_dual_method_are_not_too_long(seed, mode):
+    """‖h * x‖² + ‖∇x‖² never exceeds what they follow from, and comes near to it."""
+    rng = np.random.default_rng(seed)
+    shape, psf = rng.integers(6, 10, 2), rng.random(1 + 2 * rng.integers(0, 3, 2)) ** 4
+    psf /= psf.sum()
+    model = classical.shared.Blur(psf, mode)
+    images = np.eye(shape.prod()).reshape(-1, *shape)
+    parts = [[model(x), *classical.shared.gradient(x)] for x in images]
+    gain = np.linalg.norm([np.ravel(p) for p in parts], 2) ** 2
+    bound = classical.shared.largest_gain(np, images[0], psf, model)
+    assert 0.8 * bound < gain <= bound
+
+
 def test_conjugate_gradients_follow_the_slope_of_the_objective():
     """Two steps by hand, with a smoothing that makes the objective smooth."""
     _, psf, image = noisy_steps()

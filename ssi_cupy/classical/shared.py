@@ -67,6 +67,17 @@ class Periodic:
         return self.xp.fft.irfftn(x, self.shape, self.axes)
 
 
+def largest_gain(xp, image, psf, blur):
+    """What ‖h * x‖² + ‖∇x‖² is at most, for ‖x‖ = 1.
+
+    The two are large at different frequencies. At the border, what is mirrored into the image can
+    be seen twice: that lifts the first.
+    """
+    border = float(blur.adjoint(xp.ones_like(image)).max())
+    spectra = Periodic(xp, image, psf, max(psf.shape))
+    return float((border * abs(spectra.otf) ** 2 + spectra.laplacian).max())
+
+
 def angles(xp, shape):
     """Angular frequencies of an rfftn, one broadcastable array for each axis."""
     lines = [xp.fft.fftfreq(n) for n in shape[:-1]] + [xp.fft.rfftfreq(shape[-1])]

@@ -101,9 +101,7 @@ def tv_chambolle_pock(image, psf, num_iter=200, *, weight=2.5e-3, mode="mirror",
     xp, y, psf = shared.inputs(image, psf)
     num_iter, weight = positive_int(num_iter, "num_iter"), number(weight, "weight", low=0)
     blur = shared.Blur(psf, mode)
-    # Both steps 1/L, with L² ≥ ‖h‖² + ‖∇‖². The border's mirror images can lift ‖h‖² above 1.
-    largest = float(blur.adjoint(xp.ones_like(y)).max())
-    step = 1 / np.sqrt(largest + 4 * y.ndim)
+    step = 1 / np.sqrt(shared.largest_gain(xp, y, psf, blur))
     x = ahead = xp.zeros_like(y)
     p, q = xp.zeros_like(y), [xp.zeros_like(y) for _ in y.shape]
     for _ in range(num_iter):
