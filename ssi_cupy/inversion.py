@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from . import modelfile, symmetry
+from . import checkpoints, modelfile, symmetry
 from .backend import Pool, enough_memory, host, resolve_device
 from .checks import InputError, positive_int, real_array
 from .files import check_writable
@@ -122,7 +122,7 @@ class SelfSupervisedInverse:
     def _train(self, image, steps, callback, progress, checkpoint, resume):
         training = Training(self, image, steps)
         if resume is not None:
-            training.load(resume)
+            checkpoints.load(training, resume)
         start = time.perf_counter()
         with (
             contextlib.closing(training),
@@ -135,7 +135,7 @@ class SelfSupervisedInverse:
                 stop = bool(callback(report)) if callback is not None else False
                 last = stop or shown.interrupted or training.exhausted() or training.done == steps
                 if checkpoint is not None and (last or training.done % CHECKPOINT_EVERY == 0):
-                    training.save(checkpoint)
+                    checkpoints.save(training, checkpoint)
                 if shown.interrupted:
                     raise KeyboardInterrupt
                 if stop or training.exhausted():

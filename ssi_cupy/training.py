@@ -10,16 +10,13 @@ each normalised by its own statistics.
 
 from __future__ import annotations
 
-import json
-import zlib
-
 import numpy as np
 
-from . import modelfile, symmetry
-from .backend import Numbers, empty, host, is_cupy, moved, namespace, on_device, zeros
+from . import symmetry
+from .backend import Numbers, empty, host, is_cupy, namespace, on_device, zeros
 from .batches import WholeImage
 from .capture import Capture
-from .checks import FileError, InputError, varying
+from .checks import InputError, varying
 from .images import Images
 from .masking import fill, keep_blind, within
 from .ops.pad import branch, crop, pad
@@ -341,53 +338,6 @@ class Training:
         """Give back what the GPU holds for the next step. There can be none after it."""
         self.capture.close()
 
-    def save(self, path):
-        """Write a checkpoint, whole or not at all."""
-        arrays = {
-            "parameters": self.parameters, "statistics": self.statistics,
-            "best_parameters": self.best["parameters"], "best_statistics": self.best["statistics"],
-            "best": np.array([self.best["validation"], self.best["step"]]),
-            "schedule": self.schedule_state,
-            "history": np.array([list(h.values()) for h in self.history]),
-        }  # fmt: skip
-        arrays |= {f"adam_{k}": v for k, v in self.optimiser.state().items()}
-        if self.average:
-            arrays |= {f"average_{k}": v for k, v in self.average.state().items()}
-        modelfile.write(path, "checkpoint", self._identity(), arrays, "checkpoint")
-
-    def load(self, path):
-        """Go on from a checkpoint of the same image, recipe, seed and number of steps."""
-        identity, arrays = modelfile.read(path, "checkpoint", "resume")
-        for name, mine in self._identity().items():
-            if identity.get(name) != mine:
-                mine, other = differing(mine, identity.get(name))
-                raise FileError("resume", f"a checkpoint of the same {name}: {mine}", other)
-        try:
-            self.optimiser.load({k[5:]: v for k, v in arrays.items() if k.startswith("adam_")})
-            if self.average:
-                self.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
-            for name in ("parameters", "statistics"):
-                getattr(self, name)[...] = moved(arrays[name], self.parameters)
-                self.best[name][...] = moved(arrays[f"best_{name}"], self.parameters)
-            validation, step = arrays["best"].tolist()
-            self.best |= {"validation": validation, "step": int(step)}
-            self.schedule_state = arrays["schedule"]
-            keys = ("step", "loss", "validation", "lr")
-            self.history = [dict(zip(keys, row, strict=True)) for row in arrays["history"].tolist()]
-        except (KeyError, ValueError) as error:
-            raise FileError("resume", "a whole checkpoint", f"{path} ({error})") from None
-
-    def _identity(self):
-        """What must be the same for a checkpoint to be gone on from."""
-        return {
-            "recipe": json.loads(modelfile.describe(self.recipe)),
-            "seed": self.seed,
-            "steps": self.steps,
-            "physics": fingerprint(self.model.physics),
-            "image": self.source.fingerprint(),
-            "network": json.loads(modelfile.describe(self.net)),  # the voxels' shape is in it
-        }
-
 
 def _is_ours(g):
     """Whether a forward model is of `physics.py`. One of the user's may do on the CPU, or differ
@@ -397,26 +347,6 @@ def _is_ours(g):
     except InputError:
         return False
     return True
-
-
-def fingerprint(g):
-    """A forward model's name and a checksum of all its settings; of a user's own, the name."""
-    try:
-        values = to_dict(g)
-    except InputError:
-        return type(g).__name__
-    crc = 0
-    for name, value in sorted(values.items()):
-        crc = zlib.crc32(np.asarray(value).tobytes(), zlib.crc32(name.encode(), crc))
-    return f"{type(g).__name__}, crc {crc:08x}"
-
-
-def differing(a, b):
-    """`a` and `b`; if both are dicts, what is not alike in them."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return a, b
-    unlike = {key: differing(a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
-    return tuple({key: pair[side] for key, pair in unlike.items()} for side in (0, 1))
 
 
 def with_margin(y, margin):

@@ -17,7 +17,7 @@ import pytest
 from cases import CASES
 from emulation import emulator
 from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
-from ssi_cupy import backend, cuda, masking, optim, random, recipes
+from ssi_cupy import backend, cuda, masking, memory, optim, random, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.ops import conv, cutting
 from ssi_cupy.ops.direct_convolution import direct_convolution_forward
@@ -41,7 +41,7 @@ def emulated(threads=256, backwards=False):
         patch.setattr(backend.Kernel, "__call__", lambda *a, **k: emulate(*a, **k))
         patch.setattr(cuda, "THREADS", threads)
         patch.setattr(conv, "is_cupy", lambda array: True)  # cut as on a GPU
-        patch.setattr(backend._local, "pool", PoisonPool(), raising=False)
+        patch.setattr(memory._local, "pool", PoisonPool(), raising=False)
         yield emulate
 
 

@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssi_cupy"
 
 LEVELS = (
-    "checks threads cuda capture jit crew backend fourier llvm simd points files progress",
+    "checks threads cuda capture jit crew devices memory backend fourier llvm simd points files "
+    "progress",
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
-    "recipes modelfile prepare images batches patches training inference inversion",
+    "recipes modelfile prepare images batches patches training checkpoints inference inversion",
     "restore folders",
     "cli demo doctor",
 )

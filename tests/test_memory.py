@@ -9,7 +9,7 @@ import pytest
 import ssi_cupy
 from corridor import PSF, picture
 from emulation import fake_cupy
-from ssi_cupy import backend, physics, recipes
+from ssi_cupy import memory, physics, recipes
 from ssi_cupy.checks import OutOfMemory
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.unet import UNet
@@ -107,7 +107,7 @@ def test_a_cpu_with_too_little_memory_says_how_much_is_needed(monkeypatch):
 
     model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, device="cpu")
     before = state(model)
-    monkeypatch.setattr(backend, "aligned", refuse)
+    monkeypatch.setattr(memory, "aligned", refuse)
     with pytest.raises(OutOfMemory, match="^memory: expected .* MiB on 'cpu'") as caught:
         model.fit(picture(), **FIT)
     assert state(model) == before and caught.value.needed > 0 and caught.value.free > 0

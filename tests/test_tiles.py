@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from corridor import Shading, picture
-from ssi_cupy import backend, inference, physics, recipes, tiles
+from ssi_cupy import backend, inference, memory, physics, recipes, tiles
 from ssi_cupy.backend import Pool
 from ssi_cupy.checks import InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
@@ -123,7 +123,7 @@ def test_tiles_are_as_large_as_memory_allows(shape, reach, pixels, tile, overlap
 
 
 def test_free_memory_is_what_a_container_leaves(monkeypatch, tmp_path):
-    monkeypatch.setattr(backend, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     most = backend.free_memory()
     assert 1e6 < most < 1e14
     for limit, used, free in (("max", "5", most), ("1000", "400", 600), ("1000", "2000", 0)):

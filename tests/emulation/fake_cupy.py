@@ -20,7 +20,7 @@ import types
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from ssi_cupy import backend, cuda
+from ssi_cupy import backend, cuda, devices, memory
 from ssi_cupy.ops import conv
 
 from . import emulator
@@ -445,8 +445,8 @@ def installed(patch, limit=1 << 34, emulated=False):
         _loops_for_kernels(patch, device)
         patch.setattr(cuda, "failing", lambda: None)
     patch.setattr(cuda, "described", lambda: ["a stand-in for a GPU"])
-    cached = cuda._function, cuda._module, cuda._failing, backend._announce
-    forgotten = [function.cache_clear for function in cached] + [backend._placed.clear]
+    cached = cuda._function, cuda._module, cuda._failing, devices._announce
+    forgotten = [function.cache_clear for function in cached] + [memory._placed.clear]
     for forget in forgotten:
         forget()
     try:
