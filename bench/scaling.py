@@ -44,19 +44,19 @@ def _neighbour(side, ready):
 
 @contextlib.contextmanager
 def neighbours(number, side):
-    """So many processes that do steps, while the call that is given to what this yields runs."""
+    """So many processes. What this yields makes a call one beside which the first n do steps."""
     spawn = multiprocessing.get_context("spawn")
     ready = [spawn.Event() for _ in range(number)]
     processes = [spawn.Process(target=_neighbour, args=(side, e), daemon=True) for e in ready]
 
-    def beside(call):
+    def beside(call, n):
         def busy():
-            for process in processes:
+            for process in processes[:n]:
                 os.kill(process.pid, signal.SIGCONT)
             try:
                 call()
             finally:
-                for process in processes:
+                for process in processes[:n]:
                     os.kill(process.pid, signal.SIGSTOP)
 
         return busy
@@ -64,7 +64,9 @@ def neighbours(number, side):
     try:
         for process, event in zip(processes, ready, strict=True):
             process.start()
-            event.wait()
+            while not event.wait(1):
+                if not process.is_alive():
+                    raise RuntimeError("a process that was to do steps beside this one has died")
             os.kill(process.pid, signal.SIGSTOP)
         yield beside
     finally:
@@ -75,10 +77,9 @@ def neighbours(number, side):
 def by_threads(side, threads, rounds):
     """Seconds of a step by number of threads; with one, by number of processes that do steps."""
     calls = {str(n): step_of(side, n) for n in range(1, threads + 1)}
-    with contextlib.ExitStack() as stack:
+    with neighbours(threads - 1, side) as beside:
         for n in range(2, threads + 1):
-            beside = stack.enter_context(neighbours(n - 1, side))
-            calls[f"one of {n}"] = beside(step_of(side, 1))
+            calls[f"one of {n}"] = beside(calls["1"], n - 1)
         found = timing.medians(timing.in_turns(rounds, **calls))
     alone = {1: found["1"]} | {n: found[f"one of {n}"] for n in range(2, threads + 1)}
     return {n: found[str(n)] for n in alone}, alone

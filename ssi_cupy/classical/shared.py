@@ -68,10 +68,11 @@ class Periodic:
 
 
 def largest_gain(xp, image, psf, blur):
-    """What ‖h * x‖² + ‖∇x‖² is at most, for ‖x‖ = 1.
+    """What ‖h * x‖² + ‖∇x‖² does not exceed, for ‖x‖ = 1.
 
-    The two are large at different frequencies. At the border, what is mirrored into the image can
-    be seen twice: that lifts the first.
+    The two are large at different frequencies, so it is the largest value of the sum of their
+    spectra. At the border, what is mirrored into the image can be seen twice, which lifts the
+    first; that this suffices is not proven, but held against dense matrices in the tests.
     """
     border = float(blur.adjoint(xp.ones_like(image)).max())
     spectra = Periodic(xp, image, psf, max(psf.shape))

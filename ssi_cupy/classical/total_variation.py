@@ -123,10 +123,10 @@ def tv_conjugate_gradient(
     """Total variation (TV) deconvolution by the nonlinear conjugate gradients of Polak–Ribière.
 
     Goes downhill on ``½ ‖h * x - y‖² + weight Σ √(|∇x|² + smoothing²)``, starting from 0. Each
-    step is as long as would be best for the first term alone: with little smoothing the second
-    one jumps with every step, which soon has no length, and the minimum is not reached. It is here
-    as a rival of the published benchmark, whose parameters are the defaults (with ``mode`` as
-    "constant"); to restore an image take `tv_admm` or `tv_chambolle_pock`.
+    step is as long as would be best for the first term alone. With little smoothing the slope of
+    the second one jumps from step to step, the steps shrink to nothing, and the minimum is not
+    reached. It is here as a rival of the published benchmark, whose parameters are the defaults
+    (with ``mode="constant"``); to restore an image take `tv_admm` or `tv_chambolle_pock`.
 
     Parameters
     ----------

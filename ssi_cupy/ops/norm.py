@@ -119,8 +119,8 @@ def batch_affine(
         by who had x at hand. By default x is gone through for them.
     pivot : (C,) array, optional
         Of `moments`; 0 by default.
-    statistics : (mean, variance), optional
-        Take these in place of the batch's own.
+    statistics, eps, relu, branches
+        As in `batch_norm_forward`.
     into : (branches, any) array of x's dtype, optional
         Where to write the batch's own, from `at` on: the means, and then the unbiased variances.
     """

@@ -24,145 +24,8 @@ from ssi_cupy import backend, cuda, devices, memory
 from ssi_cupy.ops import conv
 
 from . import emulator
-
-COUNTED = "uploads downloads waits operations mallocs captures replays plans modules".split()
-
-
-class OutOfMemoryError(MemoryError):
-    """As cupy's."""
-
-
-# ---- the device -------------------------------------------------------------------------------
-
-
-class Device:
-    """What there is one of: counters, streams, memory. `limit`: bytes that there are."""
-
-    def __init__(self, limit=1 << 34):
-        self.counts = dict.fromkeys(COUNTED, 0)
-        self.limit, self.allocated, self.live_graphs, self.live_plans = limit, 0, 0, 0
-        self.pool = MemoryPool(self)
-        self.allocators, self.streams = [self.pool.malloc], [Stream(self, null=True)]
-
-    def do(self, operation):
-        """Run an operation, or record it where the current stream captures."""
-        stream = self.streams[-1]
-        if stream.recorded is not None:
-            stream.recorded.append(operation)
-            return
-        self.counts["operations"] += 1
-        with np.errstate(all="ignore"):
-            operation()
-
-    def to_host(self, what):
-        """What copies to the host and waits: not allowed in a capture."""
-        if self.streams[-1].recorded is not None:
-            raise RuntimeError("the current stream is capturing, so synchronous calls are not")
-        self.counts[what] += 1
-
-
-class MemoryPool:
-    """Memory in blocks of exact sizes. What is given back is poisoned, and kept for its size."""
-
-    def __init__(self, device=None):
-        self.device = device or _the_device()
-        self.free, self.used = {}, 0
-
-    def malloc(self, size):
-        free = self.free.get(size)
-        if free:
-            memory = free.pop()
-        else:
-            if self.device.allocated + size > self.device.limit:
-                raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (fake)")
-            memory = np.empty(max(size, 1) + 63, np.uint8)
-            at = -memory.ctypes.data % 64
-            memory = memory[at : at + size]
-            self.device.allocated += size
-            self.device.counts["mallocs"] += 1
-        self.used += size
-        memory[...] = emulator.POISON
-        return _Block(self, memory)
-
-    def free_all_blocks(self):
-        self.device.allocated -= self.free_bytes()
-        self.free.clear()
-
-    def free_bytes(self):
-        return sum(size * len(blocks) for size, blocks in self.free.items())
-
-    def used_bytes(self):
-        return self.used
-
-    def total_bytes(self):
-        return self.used + self.free_bytes()
-
-    def __del__(self):
-        self.device.allocated -= self.free_bytes()
-
-
-class _Block:
-    """Owned by arrays; given back when the last of them is gone."""
-
-    def __init__(self, pool, memory):
-        self.pool, self.memory = pool, memory
-
-    def __del__(self):
-        pool, memory = self.pool, self.memory
-        memory[...] = emulator.POISON
-        pool.used -= memory.size
-        pool.free.setdefault(memory.size, []).append(memory)
-
-
-class Stream:
-    """In order with all others, for operations run at once; alone in what it captures."""
-
-    def __init__(self, device=None, null=False, non_blocking=False):
-        self.device, self.recorded = device or _the_device(), None
-        self.capturable = non_blocking and not null
-
-    def __enter__(self):
-        self.device.streams.append(self)
-        return self
-
-    def __exit__(self, *error):
-        assert self.device.streams.pop() is self
-
-    def record(self):
-        assert self.recorded is None
-        return object()
-
-    def wait_event(self, event):
-        assert self.recorded is None
-
-    def synchronize(self):
-        self.device.to_host("waits")
-
-    def begin_capture(self):
-        assert self.capturable, "cannot capture on this stream"
-        self.device.counts["captures"] += 1
-        self.recorded = []
-
-    def end_capture(self):
-        graph, self.recorded = Graph(self.device, self.recorded), None
-        return graph
-
-
-class Graph:
-    def __init__(self, device, recorded):
-        self.device, self.recorded = device, recorded
-        device.live_graphs += 1
-
-    def launch(self, stream):
-        assert self.device.streams[-1] is stream and stream.recorded is None
-        self.device.counts["replays"] += 1
-        with np.errstate(all="ignore"):
-            for operation in self.recorded:
-                operation()
-
-    def __del__(self):
-        self.device.live_graphs -= 1
-
+from .fake_device import Device, MemoryPool, Stream, the_device
+from .fake_device import devices as fake_devices
 
 # ---- arrays -----------------------------------------------------------------------------------
 
@@ -297,13 +160,13 @@ def _computed(function, *inputs, out=None):
     if out is None:
         out = _empty(shape_of.shape, shape_of.dtype)
     target = out._a
-    _the_device().do(lambda: np.copyto(target, function(*arrays), casting="same_kind"))
+    the_device().do(lambda: np.copyto(target, function(*arrays), casting="same_kind"))
     return out
 
 
 def _empty(shape, dtype):
     shape, dtype = (shape,) if np.ndim(shape) == 0 else tuple(shape), np.dtype(dtype)
-    block = _the_device().allocators[-1](int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+    block = the_device().allocators[-1](int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     return ndarray(block.memory.view(dtype).reshape(shape), block)
 
 
@@ -324,7 +187,7 @@ def _asarray(array):
 
 class RawModule:
     def __init__(self, code, options):
-        _the_device().counts["modules"] += 1
+        the_device().counts["modules"] += 1
         self.library = emulator._library(code)
 
     def get_function(self, name):
@@ -340,7 +203,7 @@ class RawModule:
                 complaint = launch(ctypes.byref(how)).decode()
                 assert not complaint, f"{name}: {complaint}"
 
-            _the_device().do(operation)
+            the_device().do(operation)
 
         function.max_dynamic_shared_size_bytes = 48 << 10
         return function
@@ -350,7 +213,7 @@ class Plan:
     """A cuFFT plan: for one shape, made before it is used."""
 
     def __init__(self, a, shape=None, axes=None, value_type="C2C"):
-        self.device = device = _the_device()
+        self.device = device = the_device()
         device.to_host("plans")
         device.live_plans += 1
         self.shape, self.kind, self.axes, self.s = a.shape, value_type, axes, shape
@@ -375,12 +238,6 @@ def _irfftn(x, s=None, axes=None, overwrite_x=False, plan=None):
 
 
 # ---- the modules --------------------------------------------------------------------------------
-
-_devices = []
-
-
-def _the_device():
-    return _devices[-1]
 
 
 def _device_of(array):
@@ -411,7 +268,7 @@ def installed(patch, limit=1 << 34, emulated=False):
     emulating them; on request they are launched and emulated.
     """
     device = Device(limit)
-    _devices.append(device)
+    fake_devices.append(device)
     cupy, cupyx, scipy = (types.ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy"))
     cupy.ndarray, cupy.RawModule, cupy.__version__ = ndarray, RawModule, "fake"
     cupy.empty, cupy.zeros, cupy.asarray = _empty, _zeros, _asarray
@@ -454,4 +311,4 @@ def installed(patch, limit=1 << 34, emulated=False):
     finally:
         for forget in forgotten:
             forget()
-        _devices.pop()
+        fake_devices.pop()

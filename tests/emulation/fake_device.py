@@ -1,0 +1,153 @@
+"""What `fake_cupy` counts and limits: a device with its memory, its streams and their graphs.
+
+Memory is numpy's, filled with NaN when it is given and when it is given back. What a stream
+captures does not run; a graph runs it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import emulator
+
+COUNTED = "uploads downloads waits operations mallocs captures replays plans modules".split()
+
+
+class OutOfMemoryError(MemoryError):
+    """As cupy's."""
+
+
+class Device:
+    """What there is one of: counters, streams, memory. `limit`: bytes that there are."""
+
+    def __init__(self, limit=1 << 34):
+        self.counts = dict.fromkeys(COUNTED, 0)
+        self.limit, self.allocated, self.live_graphs, self.live_plans = limit, 0, 0, 0
+        self.pool = MemoryPool(self)
+        self.allocators, self.streams = [self.pool.malloc], [Stream(self, null=True)]
+
+    def do(self, operation):
+        """Run an operation, or record it where the current stream captures."""
+        stream = self.streams[-1]
+        if stream.recorded is not None:
+            stream.recorded.append(operation)
+            return
+        self.counts["operations"] += 1
+        with np.errstate(all="ignore"):
+            operation()
+
+    def to_host(self, what):
+        """What copies to the host and waits: not allowed in a capture."""
+        if self.streams[-1].recorded is not None:
+            raise RuntimeError("the current stream is capturing, so synchronous calls are not")
+        self.counts[what] += 1
+
+
+class MemoryPool:
+    """Memory in blocks of exact sizes. What is given back is poisoned, and kept for its size."""
+
+    def __init__(self, device=None):
+        self.device = device or the_device()
+        self.free, self.used = {}, 0
+
+    def malloc(self, size):
+        free = self.free.get(size)
+        if free:
+            memory = free.pop()
+        else:
+            if self.device.allocated + size > self.device.limit:
+                raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (fake)")
+            memory = np.empty(max(size, 1) + 63, np.uint8)
+            at = -memory.ctypes.data % 64
+            memory = memory[at : at + size]
+            self.device.allocated += size
+            self.device.counts["mallocs"] += 1
+        self.used += size
+        memory[...] = emulator.POISON
+        return Block(self, memory)
+
+    def free_all_blocks(self):
+        self.device.allocated -= self.free_bytes()
+        self.free.clear()
+
+    def free_bytes(self):
+        return sum(size * len(blocks) for size, blocks in self.free.items())
+
+    def used_bytes(self):
+        return self.used
+
+    def total_bytes(self):
+        return self.used + self.free_bytes()
+
+    def __del__(self):
+        self.device.allocated -= self.free_bytes()
+
+
+class Block:
+    """Owned by arrays; given back when the last of them is gone."""
+
+    def __init__(self, pool, memory):
+        self.pool, self.memory = pool, memory
+
+    def __del__(self):
+        pool, memory = self.pool, self.memory
+        memory[...] = emulator.POISON
+        pool.used -= memory.size
+        pool.free.setdefault(memory.size, []).append(memory)
+
+
+class Stream:
+    """In order with all others, for operations run at once; alone in what it captures."""
+
+    def __init__(self, device=None, null=False, non_blocking=False):
+        self.device, self.recorded = device or the_device(), None
+        self.capturable = non_blocking and not null
+
+    def __enter__(self):
+        self.device.streams.append(self)
+        return self
+
+    def __exit__(self, *error):
+        assert self.device.streams.pop() is self
+
+    def record(self):
+        assert self.recorded is None
+        return object()
+
+    def wait_event(self, event):
+        assert self.recorded is None
+
+    def synchronize(self):
+        self.device.to_host("waits")
+
+    def begin_capture(self):
+        assert self.capturable, "cannot capture on this stream"
+        self.device.counts["captures"] += 1
+        self.recorded = []
+
+    def end_capture(self):
+        graph, self.recorded = Graph(self.device, self.recorded), None
+        return graph
+
+
+class Graph:
+    def __init__(self, device, recorded):
+        self.device, self.recorded = device, recorded
+        device.live_graphs += 1
+
+    def launch(self, stream):
+        assert self.device.streams[-1] is stream and stream.recorded is None
+        self.device.counts["replays"] += 1
+        with np.errstate(all="ignore"):
+            for operation in self.recorded:
+                operation()
+
+    def __del__(self):
+        self.device.live_graphs -= 1
+
+
+devices = []  # those that are installed, the latest last
+
+
+def the_device():
+    return devices[-1]
