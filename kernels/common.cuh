@@ -13,6 +13,7 @@ typedef unsigned char uint8;
 typedef unsigned int uint32;
 typedef long long int64;
 typedef unsigned long long uint64;
+typedef float float32;
 typedef double float64;
 
 #ifndef CHECKED  // emulation looks whether the index is inside

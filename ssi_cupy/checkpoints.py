@@ -32,6 +32,7 @@ def save(training, path):
 def load(training, path):
     """Go on from a checkpoint of the same image, recipe, seed and number of steps."""
     identity, arrays = modelfile.read(path, "checkpoint", "resume")
+    identity = {"precision": "float32"} | identity  # once there was no other
     for name, mine in _identity(training).items():
         if identity.get(name) != mine:
             mine, other = _differing(mine, identity.get(name))
@@ -59,6 +60,7 @@ def _identity(training):
         "recipe": json.loads(modelfile.describe(training.recipe)),
         "seed": training.seed,
         "steps": training.steps,
+        "precision": training.model.precision,
         "physics": _fingerprint(training.model.physics),
         "image": training.source.fingerprint(),
         "network": json.loads(modelfile.describe(training.net)),  # the voxels' shape is in it

@@ -17,8 +17,8 @@ PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
 TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
 OPTIONS = (
-    "psf recipe steps seed device axes spacing psf_spacing mode tile_size tile_overlap checkpoint "
-    "resume sigma ndim size out patch"
+    "psf recipe steps seed device precision axes spacing psf_spacing mode tile_size tile_overlap "
+    "checkpoint resume sigma ndim size out patch"
 )
 TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
 
@@ -88,6 +88,7 @@ def _restore(args, function, outputs):
         "axes": axes,
         "rng": args.seed,
         "device": args.device,
+        "precision": args.precision,
         "mode": args.mode,
         "progress": args.progress,
         "checkpoint": args.checkpoint,
@@ -144,8 +145,9 @@ def _train(args):
         expected = f"a number of pixels, as recipe {recipe.name} has none, for many images"
         raise InputError("patch", expected, "none")
     physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
-    options = {"rng": args.seed, "device": args.device, "spacing": args.spacing or found.spacing}
-    model = SelfSupervisedInverse(physics, recipe, **options)
+    options = {"rng": args.seed, "device": args.device, "precision": args.precision}
+    spacing = args.spacing or found.spacing
+    model = SelfSupervisedInverse(physics, recipe, spacing=spacing, **options)
     model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
               resume=args.resume)  # fmt: skip
     model.save(args.output)
@@ -181,7 +183,7 @@ def _apply(args):
     from . import folders
     from .inversion import SelfSupervisedInverse
 
-    model = SelfSupervisedInverse.load(args.model, device=args.device)
+    model = SelfSupervisedInverse.load(args.model, device=args.device, precision=args.precision)
     if Path(args.output).resolve() == Path(args.model).resolve():
         raise FileError("output", "another file than MODEL", repr(args.output))
     bad, single = [], Path(args.image).is_file()
@@ -215,8 +217,8 @@ def _psf(args):
 def _demo(args):
     from . import demo
 
-    options = {"device": args.device, "num_iter": args.steps, "progress": args.progress}
-    demo.run(args.out, rng=args.seed, **options)
+    options = {"device": args.device, "precision": args.precision, "num_iter": args.steps}
+    demo.run(args.out, rng=args.seed, progress=args.progress, **options)
 
 
 def _doctor(args):
@@ -310,11 +312,16 @@ def _parser():
     ))  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    training = argparse.ArgumentParser(add_help=False)
+    device = argparse.ArgumentParser(add_help=False)
+    add = device.add_argument
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add("--precision", default="float32", metavar="NAME",
+        help="float32 (default); tf32x3 or tf32 for a GPU's matrix units")  # fmt: skip
+
+    training = argparse.ArgumentParser(add_help=False, parents=[device])
     add = training.add_argument
     add("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
-    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
     files = argparse.ArgumentParser(add_help=False, parents=[training])
@@ -363,14 +370,14 @@ def _parser():
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
 
-    add = command("apply", _apply, "Apply a trained model to images that it need not have seen.")
+    text = "Apply a trained model to images that it need not have seen."
+    add = command("apply", _apply, text, device)
     add("model", metavar="MODEL", help="what `train` wrote")
     add("image", metavar="IN", help="a TIFF, a folder of them, or a pattern as 'data/*.tif'")
     add("-o", "--output", required=True, metavar="OUT", help="a TIFF, or a folder for several")
     add("--result", default="denoised", choices=("denoised", "restored"),
         help="the image without its noise (default), or without its blur too")  # fmt: skip
     add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
-    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
 
     add = command("psf", _psf, "Write a Gaussian point-spread function.")
     add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")

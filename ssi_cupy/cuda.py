@@ -263,6 +263,21 @@ def _failing(device):
     return None if right else "a GPU that computes right"
 
 
+def has_matrix_units():
+    """Whether the current GPU multiplies matrices of TF32 numbers, as those since 2020 do."""
+    import cupy
+
+    return _capability(cupy.cuda.Device().id) >= (8, 0)
+
+
+@functools.cache
+def _capability(device):
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(device)
+    return properties["major"], properties["minor"]
+
+
 def described():
     """The current device, its memory, and the versions around it, in lines. For `doctor`."""
     import cupy

@@ -24,14 +24,14 @@ MARGIN = 16
 ZOOM = (slice(140, 220), slice(60, 140))
 
 
-def run(out, *, rng=0, num_iter=None, device="auto", progress=True):
+def run(out, *, rng=0, num_iter=None, device="auto", precision="float32", progress=True):
     """Run the demonstration; write ``restored.tif``, ``panel.png``, ``report.json``; print scores.
 
     Parameters
     ----------
     out : str or os.PathLike
         The folder to write to, made if need be.
-    rng, num_iter, device, progress
+    rng, num_iter, device, precision, progress
         As in `deconvolve`.
 
     Returns
@@ -46,8 +46,10 @@ def run(out, *, rng=0, num_iter=None, device="auto", progress=True):
     images = {"input": image}
     for n in COUNTS:
         images[f"richardson_lucy_{n}"] = classical.richardson_lucy(image, kernel, num_iter=n)
-    options = {"rng": rng, "num_iter": num_iter, "device": device, "progress": progress}
-    result = deconvolve(image, kernel, full_output=True, **options)
+    result = deconvolve(
+        image, kernel, rng=rng, num_iter=num_iter, device=device, precision=precision,
+        progress=progress, full_output=True,
+    )  # fmt: skip
     images["ssi"] = np.asarray(result.restored)
 
     report = {

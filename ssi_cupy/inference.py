@@ -20,6 +20,7 @@ from .backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
 from .checks import InputError, numbers, real_array
 from .ops.pad import index_map
 from .physics import apply
+from .precision import Precision
 from .prepare import margin_of, reach_of, wraps
 from .unet import unet_forward
 
@@ -67,7 +68,7 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
         unwanted = False
     restored, reblurred = (_output(out, image) for out in (restored, reblurred))
     batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
-    with Pool():
+    with Pool(), Precision(model.precision):
         for batch, tile in itertools.product(batches, pieces):
             x = _network(model, _read(image, batch, tile, margin))
             if restored is not None:

@@ -20,6 +20,7 @@ from .files import check_writable
 from .images import gather, is_many
 from .inference import infer
 from .physics import check
+from .precision import Precision
 from .progress import Progress
 from .random import seed_from
 from .recipes import DEFAULT, get
@@ -44,6 +45,9 @@ class SelfSupervisedInverse:
     spacing : float or sequence of float, optional
         Pixel sizes of the images along ([Z,] Y, X): of those that are coarser along Z, the network
         and the losses take account.
+    precision : {"float32", "tf32x3", "tf32"}
+        What wide convolutions may round, see `precision.py`: on a GPU, what its matrix units are
+        used with. A CPU rounds likewise, which is slower.
     graph : bool
         On a GPU, capture the training step as a CUDA graph and replay it: the same bits, sooner.
         False for a debugger. A forward model of your own is run kernel by kernel in any case.
@@ -59,9 +63,13 @@ class SelfSupervisedInverse:
         Of the last ``train`` and ``infer``.
     """
 
-    def __init__(self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None, graph=True):
+    def __init__(
+        self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None,
+        precision="float32", graph=True,
+    ):  # fmt: skip
         self.physics = check(physics)
         self.recipe = get(recipe)
+        self.precision = Precision(precision).name
         self.graph = bool(graph)
         self.seed = seed_from(rng)
         self._device, self.device = device, resolve_device(device)
@@ -127,6 +135,7 @@ class SelfSupervisedInverse:
         with (
             contextlib.closing(training),
             Pool(),
+            Precision(self.precision),
             Progress(steps, training.done, progress, self.device) as shown,
         ):
             while training.done < steps:
@@ -220,7 +229,7 @@ class SelfSupervisedInverse:
         modelfile.save_model(path, self)
 
     @classmethod
-    def load(cls, path, physics=None, *, device="auto"):
+    def load(cls, path, physics=None, *, device="auto", precision="float32"):
         """Read a model that `save` wrote; with the same bits it predicts the same bits.
 
         Parameters
@@ -230,13 +239,17 @@ class SelfSupervisedInverse:
             The forward model, where the file holds none.
         device : {"auto", "cpu", "cuda"}
             Where it is to work.
+        precision : {"float32", "tf32x3", "tf32"}
+            How.
 
         Raises
         ------
         FileError
             If it is no model file, or one of another version.
         """
-        return modelfile.load_model(path, physics, functools.partial(cls, device=device))
+        return modelfile.load_model(
+            path, physics, functools.partial(cls, device=device, precision=precision)
+        )
 
 
 def _as_5d(image):

@@ -67,6 +67,7 @@ def deconvolve(
     tile_size=None,
     tile_overlap=None,
     device="auto",
+    precision="float32",
     callback=None,
     progress=True,
     checkpoint=None,
@@ -105,6 +106,9 @@ def deconvolve(
         The trained network is applied to tiles of at most that many pixels, which overlap by so
         many, see `SelfSupervisedInverse.predict`; by default only where memory asks for it.
     device : {"auto", "cpu", "cuda"}
+    precision : {"float32", "tf32x3", "tf32"}
+        What wide convolutions may round, see `ssi_cupy.precision`: on a GPU, what its matrix units
+        are used with. A CPU rounds likewise, which is slower.
     callback : callable, optional
         Called with a dict after each step; the training ends early when it returns True.
     progress : bool
@@ -131,8 +135,8 @@ def deconvolve(
     return _restore(
         image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
-        callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
-        full_output=full_output,
+        precision=precision, callback=callback, progress=progress, checkpoint=checkpoint,
+        resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
@@ -151,6 +155,7 @@ def denoise(
     tile_size=None,
     tile_overlap=None,
     device="auto",
+    precision="float32",
     callback=None,
     progress=True,
     checkpoint=None,
@@ -174,13 +179,13 @@ def denoise(
     return _restore(
         image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
-        callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
-        full_output=full_output,
+        precision=precision, callback=callback, progress=progress, checkpoint=checkpoint,
+        resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
 def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
-             tile_overlap, device, callback, progress, checkpoint, resume,
+             tile_overlap, device, precision, callback, progress, checkpoint, resume,
              full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
@@ -200,7 +205,8 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, ti
     restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
-        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device, spacing=spacing)
+        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device, spacing=spacing,
+                                      precision=precision)  # fmt: skip
         model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
                   checkpoint=checkpoint, resume=resume)  # fmt: skip
         restored[place], denoised[place] = model.restore(

@@ -19,10 +19,11 @@ from emulation import emulator
 from emulation.emulator import EmulationError, Emulator, PoisonPool, poisoned
 from ssi_cupy import backend, cuda, masking, memory, optim, random, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
-from ssi_cupy.ops import conv, cutting
+from ssi_cupy.ops import conv, cutting, matrix
 from ssi_cupy.ops.direct_convolution import direct_convolution_forward
 from ssi_cupy.ops.norm import batch_affine
 from ssi_cupy.physics import PSFConvolution
+from ssi_cupy.precision import Precision
 from ssi_cupy.unet import PlainUNet, ResidualUNet, UNet, unet
 from test_ops import relative, run
 
@@ -40,7 +41,9 @@ def emulated(threads=256, backwards=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend.Kernel, "__call__", lambda *a, **k: emulate(*a, **k))
         patch.setattr(cuda, "THREADS", threads)
-        patch.setattr(conv, "is_cupy", lambda array: True)  # cut as on a GPU
+        for room in (conv, matrix):
+            patch.setattr(room, "is_cupy", lambda array: True)  # cut as on a GPU
+        patch.setattr(cuda, "has_matrix_units", lambda: True)
         patch.setattr(memory._local, "pool", PoisonPool(), raising=False)
         yield emulate
 
@@ -330,9 +333,19 @@ def probe_norm():
     return (batch_affine(x, np.ones(3), np.zeros(3)).found,)
 
 
+def probe_matrix():
+    rng = np.random.default_rng(0)
+    shapes = (1, 17, 3, 9, 40), (33, 17, 3, 3, 3), (33,), (1, 33, 3, 9, 40)
+    x, w, b, gy = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    with Precision("tf32"):
+        y, (saved, sums) = conv.conv_forward(x, w, b, moments=True)
+        return y, sums.sum(axis=0), *conv.conv_backward(gy, saved)
+
+
 BARRIERS = [
     (probe, number)
     for probe, file, count in (
+        (probe_matrix, "matrix.cu", 5),
         (probe_conv, "conv.cu", 8),
         (probe_direct_convolution, "direct_convolution.cu", 2),
         (probe_norm, "common.cuh", 2),
@@ -342,8 +355,8 @@ BARRIERS = [
 
 
 def test_all_barriers_are_probed():
-    found = sum((cuda.folder() / f).read_text().count("__syncthreads();")
-                for f in ("conv.cu", "direct_convolution.cu", "common.cuh"))  # fmt: skip
+    files = "conv.cu", "direct_convolution.cu", "matrix.cu", "common.cuh"
+    found = sum((cuda.folder() / f).read_text().count("__syncthreads();") for f in files)
     everywhere = sum(f.read_text().count("__syncthreads();") for f in cuda.folder().glob("*.cu*"))
     assert found == everywhere == len(BARRIERS)
 
@@ -358,12 +371,14 @@ def test_every_barrier_is_needed_and_its_lack_is_seen(probe, number, monkeypatch
     at = [match.start() for match in re.finditer(r"__syncthreads\(\);", whole)][before + number]
     without = whole[:at] + whole[at:].replace("__syncthreads();", "", 1)
     expected = probe()
+    tolerance = 1e-5 if stem == "matrix" else 1e-10  # of float32
     text = cuda.text
     monkeypatch.setattr(cuda, "text", lambda name: without if name == stem else text(name))
     for enough, backwards in itertools.product((1, 10**9), (False, True)):
-        monkeypatch.setattr(cutting, "ENOUGH", enough)
+        for room in (cutting, matrix):
+            monkeypatch.setattr(room, "ENOUGH", enough)
         with emulated(64, backwards):
             got = probe()
-        if not all(relative(a, b) <= 1e-10 for a, b in zip(got, expected, strict=True)):
+        if not all(relative(a, b) <= tolerance for a, b in zip(got, expected, strict=True)):
             return
     pytest.fail("no run shows that this barrier is missing")

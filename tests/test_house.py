@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ssi_cupy"
 
 LEVELS = (
     "checks threads cuda capture jit crew devices memory backend fourier llvm simd points files "
-    "progress",
+    "precision progress",
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",

@@ -187,6 +187,7 @@ BAD = [
     ("steps", {"num_iter": -1}),
     ("rng", {"rng": -1}),
     ("device", {"device": "tpu"}),
+    ("precision", {"precision": "bf16"}),
     ("spacing", {"spacing": 0.0, "psf_spacing": 0.1}),
     ("spacing", {"spacing": (1, 1, 1), "psf_spacing": 0.1}),
     ("psf_spacing", {"spacing": 0.2, "psf_spacing": "0.1 µm"}),

@@ -108,7 +108,7 @@ struct Thread {
     int line;             // of the barrier or shuffle that it waits at
     unsigned mask;        // of the lanes that take part in it
     unsigned shuffles;    // so far: neighbouring ones use different slots
-    char slot[2][16];     // what the others read
+    char slot[2][32];     // what the others read
 };
 
 static Thread threads[MOST];
@@ -262,11 +262,11 @@ static int sizes(void (*)(T...), int* out) {
     return sizeof...(T);
 }
 
-// ---- shuffles ---------------------------------------------------------------------------------
+// ---- shuffles, and the matrix unit ------------------------------------------------------------
 
 template <class T>
 static T shuffle(unsigned mask, T value, int source, int line) {
-    static_assert(sizeof(T) <= 16, "larger than a slot");
+    static_assert(sizeof(T) <= sizeof(Thread::slot[0]), "larger than a slot");
     const int warp = current / 32 * 32;
     Thread& own = threads[current];
     const int slot = own.shuffles++ % 2;
@@ -277,6 +277,38 @@ static T shuffle(unsigned mask, T value, int source, int line) {
     if (!(mask >> source & 1)) complain("a shuffle reads lane %d, which takes no part", source);
     memcpy(&value, threads[warp + source].slot[slot], sizeof(T));
     return value;
+}
+
+// mma.m16n8k8 of PTX, in TF32: D += A B. A lane holds these numbers, with group = lane / 4 and
+// member = lane % 4: A (group, member), (group + 8, member), (group, member + 4),
+// (group + 8, member + 4); B (member, group), (member + 4, group); D (group, 2 member),
+// (group, 2 member + 1), (group + 8, 2 member), (group + 8, 2 member + 1). The unit does not see
+// the last 13 bits of A and B.
+static void multiply_matrices(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    const auto seen = [](unsigned bits) {
+        float v;
+        bits &= 0xffffe000u;
+        memcpy(&v, &bits, 4);
+        return v;
+    };
+    const int warp = current / 32 * 32, lane = current % 32, group = lane / 4, member = lane % 4;
+    if (warp + 32 > count) complain("a matrix unit needs 32 lanes");
+    const float mine[6] = {seen(a[0]), seen(a[1]), seen(a[2]), seen(a[3]), seen(b0), seen(b1)};
+    Thread& own = threads[current];
+    const int slot = own.shuffles++ % 2;
+    memcpy(own.slot[slot], mine, sizeof(mine));
+    own.mask = 0xffffffffu;
+    yield(IN_SHUFFLE, -1);
+    for (int i = 0; i < 4; ++i) {
+        double sum = d[i];
+        for (int k = 0; k < 8; ++k) {
+            float left[6], right[6];
+            memcpy(left, threads[warp + group * 4 + k % 4].slot[slot], sizeof(left));
+            memcpy(right, threads[warp + (2 * member + i % 2) * 4 + k % 4].slot[slot], sizeof(right));
+            sum += double(left[k / 4 * 2 + i / 2]) * right[4 + k / 4];
+        }
+        d[i] = float(sum);
+    }
 }
 
 }  // namespace emulation
@@ -291,6 +323,11 @@ static T shuffle(unsigned mask, T value, int source, int line) {
 #define __shfl_xor_sync(mask, value, bits) \
     emulation::shuffle(mask, value, emulation::current % 32 ^ (bits), __LINE__)
 
+#define MATRIX_UNIT
+static inline void matrix_unit(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    emulation::multiply_matrices(d, a, b0, b1);
+}
+
 template <class T>
 static inline T __ldg(const T* p) { return *p; }
 static inline int min(int a, int b) { return a < b ? a : b; }
@@ -302,6 +339,8 @@ static inline float max(float a, float b) { return fmaxf(a, b); }
 static inline double min(double a, double b) { return fmin(a, b); }
 static inline double max(double a, double b) { return fmax(a, b); }
 static inline long long __double_as_longlong(double v) { long long i; memcpy(&i, &v, 8); return i; }
+static inline unsigned __float_as_uint(float v) { unsigned i; memcpy(&i, &v, 4); return i; }
+static inline float __uint_as_float(unsigned i) { float v; memcpy(&v, &i, 4); return v; }
 static inline double __longlong_as_double(long long i) { double v; memcpy(&v, &i, 8); return v; }
 using std::fma;
 using std::sqrt;

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ssi_cupy import backend, cuda, devices, memory
-from ssi_cupy.ops import conv
+from ssi_cupy.ops import conv, matrix
 
 from . import emulator
 from .fake_device import Device, MemoryPool, Stream, the_device
@@ -256,8 +256,9 @@ def _loops_for_kernels(patch, device):
         return n and device.do(lambda: call(kernel, n, *frozen, scratch=scratch))
 
     patch.setattr(backend.Kernel, "__call__", launched)
-    # scratch memory of the loop is as large as its own bands take, not those of the kernel
-    patch.setattr(conv, "is_cupy", lambda array: False)
+    # scratch memory and sums are as large as the loop's own bands take, not those of the kernel
+    for room in (conv, matrix):
+        patch.setattr(room, "is_cupy", lambda array: False)
 
 
 @contextlib.contextmanager
@@ -290,7 +291,10 @@ def installed(patch, limit=1 << 34, emulated=False):
         Device=lambda: types.SimpleNamespace(id=0, mem_info=info()),
         Stream=Stream, MemoryPool=MemoryPool, using_allocator=using_allocator,
         get_current_stream=lambda: device.streams[-1],
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=info),
+        runtime=types.SimpleNamespace(
+            getDeviceCount=lambda: 1, memGetInfo=info,
+            getDeviceProperties=lambda device: {"major": 9, "minor": 0},
+        ),
         set_allocator=lambda allocator: None,
     )  # fmt: skip
     fft = types.ModuleType("cupyx.scipy.fft")
@@ -302,7 +306,7 @@ def installed(patch, limit=1 << 34, emulated=False):
         _loops_for_kernels(patch, device)
         patch.setattr(cuda, "failing", lambda: None)
     patch.setattr(cuda, "described", lambda: ["a stand-in for a GPU"])
-    cached = cuda._function, cuda._module, cuda._failing, devices._announce
+    cached = cuda._function, cuda._module, cuda._failing, cuda._capability, devices._announce
     forgotten = [function.cache_clear for function in cached] + [memory._placed.clear]
     for forget in forgotten:
         forget()
