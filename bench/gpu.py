@@ -4,12 +4,14 @@ parity    every row of tests/cases.py, masks and random numbers, against the CPU
 sanitize  compute-sanitizer's memcheck and racecheck over the same rows
 steps     50 training steps of each recipe beside the CPU's; graph and eager, twice the same bits
 speed     a training step and an inference beside PyTorch: eager, compiled, under CUDA graphs
+networks  a training step of the papers' wide networks beside PyTorch, in each precision
+layers    their convolutions one by one: each precision, PyTorch's, and shifted products by cuBLAS
 tables    the benchmark's images restored by the recipes
 expect    on a machine with numba and no GPU: write what the CPU computes to DIR/expected.npz
 
-Needs cupy and a GPU, and for speed PyTorch; neither numba nor tifffile nor pytest. Where numba is
-missing too, the CPU's results come from --expected. Each part takes less than 8 minutes, and writes
-gpu_PART.json and gpu_PART.md to DIR.
+Needs cupy and a GPU, and for speed, networks and layers PyTorch; neither numba nor tifffile nor
+pytest. Where numba is missing too, the CPU's results come from --expected. Each part takes less
+than 8 minutes, and writes gpu_PART.json and gpu_PART.md to DIR.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from . import timing
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "parity": "gpu_parity", "steps": "gpu_steps", "speed": "gpu_speed", "tables": "gpu_tables",
+    "networks": "gpu_networks", "layers": "gpu_layers",
     "sanitize": "gpu", "expect": "gpu_parity",
 }  # fmt: skip
 BUDGET = 420  # seconds after which nothing new is begun
@@ -49,6 +52,7 @@ def parser():
     add("--rows", metavar="TEXT", help="parity: only rows whose name has this in it")
     add("--steps", type=int, metavar="N", help="default: 50, and for tables the recipes' own")
     add("--sizes", type=int, nargs="+", default=[512, 1024, 2048], metavar="N", help="of speed")
+    add("--only", nargs="+", metavar="NAME", help="networks, layers: these alone")
     add("--images", nargs="+", metavar="FILE", help="tables: pictures, or an .npz of arrays")
     add("--no-pool", action="store_true", help="every array has memory of its own")
     return made

@@ -16,10 +16,10 @@ from .rival import LAYOUTS, Rival
 WARM = 4
 
 
-def exact():
-    """TF32 off."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+def allow_tf32(allowed):
+    """Whether PyTorch may round what it multiplies; and let it look for its fastest algorithms."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cudnn.benchmark = True
 
 
@@ -90,7 +90,7 @@ class GpuRival(Rival):
 
 def variants(training):
     """name → a function that makes (a rival after its first steps, the bytes that it took)."""
-    exact()
+    allow_tf32(False)
     fastest = {}
 
     def make(layout, how):

@@ -35,6 +35,12 @@ def compiler():
     return ("nvcc", _nvcc) if shutil.which("nvcc") else None
 
 
+def reals(stem):
+    """What a file is compiled for: both types, where a kernel of it leaves that open."""
+    parameters = [p for kernel in cuda.signatures(stem).values() for p in kernel]
+    return REALS if any(p.type in cuda.OPEN for p in parameters) else REALS[:1]
+
+
 def compiled(stem, real, architecture):
     """What the compiler made of a kernel file.
 
@@ -121,7 +127,7 @@ def main(arguments):
     rows = [("kernel", "real", *(f"sm_{a}" for a in options.architectures), "shared", "spills")]
     kernels = []
     for stem in options.stems:
-        for real in REALS:
+        for real in reals(stem):
             made = {a: compiled(stem, real, a) for a in options.architectures}
             for name in cuda.signatures(stem):
                 each = [made[a][name] for a in options.architectures]

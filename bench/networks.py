@@ -41,10 +41,10 @@ def there_and_back(net, branches, x, gy, parameters):
 class Rival:
     """The same network, of PyTorch's functions; called, it returns (y, gradient)."""
 
-    def __init__(self, net, branches, x, gy, parameters, layout):
+    def __init__(self, net, branches, x, gy, parameters, layout, device="cpu"):
         import torch
 
-        self.torch, self.functional = torch, torch.nn.functional
+        self.torch, self.functional, self.device = torch, torch.nn.functional, device
         self.net, self.branches, self.plane = net, branches, net.ndim == 2
         last = torch.channels_last if self.plane else torch.channels_last_3d
         self.format = last if layout == "channels_last" else torch.contiguous_format
@@ -53,18 +53,23 @@ class Rival:
 
     def laid(self, array):
         if array.ndim == 1:
-            return self.torch.from_numpy(array.copy())
-        flat = array[:, :, 0] if self.plane else array
-        return self.torch.from_numpy(flat.copy()).contiguous(memory_format=self.format)
+            return self.torch.from_numpy(array.copy()).to(self.device)
+        flat = self.torch.from_numpy((array[:, :, 0] if self.plane else array).copy())
+        return flat.to(self.device).contiguous(memory_format=self.format)
 
-    def __call__(self):
+    def there_and_back(self):
+        """The outputs of the branches; the gradients are the parameters'."""
         for p in self.p.values():
             p.grad = None
         ys = [self.run(x) for x in self.x.chunk(self.branches)]
         self.torch.autograd.backward(ys, list(self.gy.chunk(self.branches)))
+        return ys
+
+    def __call__(self):
+        ys = self.there_and_back()
         gradients = [self.p[name].grad.contiguous().view(-1) for name in self.net.layout]
-        y = self.torch.cat(ys).detach().numpy()
-        return y[:, :, None] if self.plane else y, self.torch.cat(gradients).numpy()
+        y = self.torch.cat(ys).detach().cpu().numpy()
+        return y[:, :, None] if self.plane else y, self.torch.cat(gradients).cpu().numpy()
 
     def conv(self, x, name, step=False):
         w = self.p[f"{name}.weight"]
@@ -138,7 +143,7 @@ def compare(name, batch, size, rounds, threads):
 
     def run(rival, number):
         use_threads(number)
-        rival()
+        rival.there_and_back()
 
     rivals = {
         f"{layout}, {number} threads": partial(run, Rival(*made, layout), number)

@@ -61,6 +61,20 @@ __device__ inline void multiply(
     }
 }
 
+extern "C" __global__ void round_kernel(
+    Array<const float32, 5> x, Array<const float32, 2> affine, Array<float32, 5> y
+) {
+    const int64 i = thread_index(), pixels = x.shape[2] * x.shape[3] * x.shape[4];
+    if (i >= x.size()) return;
+    float32 v = x.flat(i);
+    if (affine.shape[0] == 2) {
+        const int64 channel = i / pixels % x.shape[1];
+        v = v * affine(0, channel) + affine(1, channel);
+        v = v > 0 ? v : 0.0f;
+    }
+    y.flat(i) = rounded(v);
+}
+
 // ---- weights ----------------------------------------------------------------------------------
 
 // As the lanes hold them: [high, low][16 outputs, 8 inputs, kz, tap][lane][4], one thread for each

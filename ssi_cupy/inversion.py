@@ -46,8 +46,8 @@ class SelfSupervisedInverse:
         Pixel sizes of the images along ([Z,] Y, X): of those that are coarser along Z, the network
         and the losses take account.
     precision : {"float32", "tf32x3", "tf32"}
-        What wide convolutions may round, see `precision.py`: on a GPU, what its matrix units are
-        used with. A CPU rounds likewise, which is slower.
+        What wide convolutions may round, see `precision.py`: to use a GPU's matrix units. A CPU
+        rounds to "tf32" likewise, and takes "tf32x3" for "float32".
     graph : bool
         On a GPU, capture the training step as a CUDA graph and replay it: the same bits, sooner.
         False for a debugger. A forward model of your own is run kernel by kernel in any case.

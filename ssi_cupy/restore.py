@@ -107,8 +107,8 @@ def deconvolve(
         many, see `SelfSupervisedInverse.predict`; by default only where memory asks for it.
     device : {"auto", "cpu", "cuda"}
     precision : {"float32", "tf32x3", "tf32"}
-        What wide convolutions may round, see `ssi_cupy.precision`: on a GPU, what its matrix units
-        are used with. A CPU rounds likewise, which is slower.
+        What wide convolutions may round, see `ssi_cupy.precision`: to use a GPU's matrix units. A
+        CPU rounds to "tf32" likewise, and takes "tf32x3" for "float32".
     callback : callable, optional
         Called with a dict after each step; the training ends early when it returns True.
     progress : bool

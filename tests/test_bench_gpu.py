@@ -9,14 +9,15 @@ import time
 import numpy as np
 import pytest
 
-from bench import gpu, gpu_parity, gpu_speed, gpu_steps, gpu_tables
+from bench import gpu, gpu_layers, gpu_networks, gpu_parity, gpu_speed, gpu_steps, gpu_tables
+from bench import networks as cpu_networks
 from bench.__main__ import main
 from corridor import picture
 from emulation import emulator, fake_cupy
 from ssi_cupy import recipes
-from ssi_cupy.unet import UNet
+from ssi_cupy.unet import PlainUNet, ResidualUNet, UNet
 
-FEW = ("relu", "batch norm", "FFT")
+FEW = ("relu", "batch norm", "FFT", "conv 3×3, wide")
 ABSENT = "numba tifffile skimage matplotlib imageio PIL torch".split()
 
 
@@ -42,7 +43,7 @@ def few(monkeypatch):
 # ---- without a GPU ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["parity", "sanitize", "steps", "speed", "tables"])
+@pytest.mark.parametrize("part", [part for part in gpu.PARTS if part != "expect"])
 def test_a_part_without_a_gpu_says_what_is_missing(part, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert bench(part, tmp_path) == 2
@@ -63,8 +64,9 @@ def test_what_the_cpu_expects_is_what_parity_and_steps_are_held_against(few, tmp
         assert bench("steps", tmp_path, "--steps", 5, *expected) == 2  # of other steps
         assert bench("parity", tmp_path, "--expected", tmp_path / "none.npz") == 2
     told, text = written(tmp_path, "parity")
-    assert told["good"] and len(told["rows"]) == 2 * len(few) and all(told["bits"].values())
-    assert "| relu | float32 |" in text and "fill neighbour" in text
+    assert told["good"] and len(told["rows"]) == 2 * len(few) + 2 and all(told["bits"].values())
+    assert "| relu | float32 |" in text and "| conv 3×3, wide, 17 → 33 | tf32x3 |" in text
+    assert "fill neighbour" in text
     told, text = written(tmp_path, "steps")
     assert set(told["curves"]) == {"ssi", "noise2same"} and told["machine"]["gpu"]
     assert all(c["two_runs_same"] and c["graph_same_as_eager"] for c in told["curves"].values())
@@ -74,8 +76,8 @@ def test_what_the_cpu_expects_is_what_parity_and_steps_are_held_against(few, tmp
 def test_wrong_numbers_are_told_and_the_status_is_1(few, tmp_path, monkeypatch, capsys):
     wrong = gpu_parity.run
 
-    def off_by_a_little(case, dtype, device):
-        found = wrong(case, dtype, device)
+    def off_by_a_little(case, kind, device):
+        found = wrong(case, kind, device)
         return [a * (1 + 1e-4) for a in found] if device == "cuda" else found
 
     monkeypatch.setattr(gpu_parity, "run", off_by_a_little)
@@ -179,6 +181,60 @@ def test_the_rival_on_a_gpu_does_the_step_of_the_rival_on_the_cpu():
     assert losses[-1] < 0.7 * losses[0] and rival.infer().shape == (1, 1, 32, 32)
     expected = recipes.SSI.mask.density(11, ours.steps)
     assert float(rival.density) == pytest.approx(expected) and rival.done == 12
+
+
+@pytest.fixture
+def torch_on_the_cpu(monkeypatch):
+    """PyTorch's half of a comparison, with little to time."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(gpu_layers, "DEVICE", "cpu")
+    for module in (gpu_layers, gpu_networks):
+        monkeypatch.setattr(module, "waiting", lambda call: call)
+        monkeypatch.setattr(module, "ROUNDS", 1)
+    chosen = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in chosen]
+    yield
+    for backend, allowed in zip(chosen, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+def test_layers_are_the_same_by_every_way(torch_on_the_cpu, tmp_path, monkeypatch):
+    small = {
+        "2-D": ((3, 9, 1, 11, 13), 17, 3), "1×1": ((2, 16, 1, 5, 7), 17, 1),
+        "3-D": ((2, 17, 4, 5, 6), 16, 3),
+    }  # fmt: skip
+    monkeypatch.setattr(gpu_layers, "LAYERS", small)
+    with fake_cupy.installed(monkeypatch):
+        assert bench("layers", tmp_path) == 0
+        told, text = written(tmp_path, "layers")
+        assert bench("layers", tmp_path, "--only", "1×1") == 0
+        monkeypatch.setattr(gpu, "BUDGET", -1)
+        assert bench("layers", tmp_path) == 1
+    assert [r["layer"] for r in told["layers"]] == list(small) and "cuBLAS, TF32" in text
+    for record in told["layers"]:
+        for way, found in record["ways"].items():
+            assert len(found) == (5 if way == "by the input" else 7)
+            for who, figures in found.items():
+                limit = 2e-3 if "ours" in who else 1e-5  # a CPU's PyTorch has no TF32
+                assert 0 <= figures["off"] <= limit and figures["ms"] > 0
+    assert "not measured, as the time was up" in written(tmp_path, "layers")[1]
+
+
+def test_networks_are_compared_in_each_precision(torch_on_the_cpu, tmp_path, monkeypatch):
+    small = {
+        "residual2d": (ResidualUNet(width=8, depth=2), 2, (1, 16, 16), 2),
+        "plain2d": (PlainUNet(width=8, depth=2), 1, (1, 16, 16), 1),
+    }
+    monkeypatch.setattr(cpu_networks, "NETWORKS", small)
+    monkeypatch.setattr("ssi_cupy.training.network_for", lambda *_, **__: small["residual2d"][0])
+    with fake_cupy.installed(monkeypatch):
+        assert bench("networks", tmp_path) == 0
+    told, text = written(tmp_path, "networks")
+    assert "residual2d, 4×1×1×16×16" in text and "ours, tf32x3, the whole step" in text
+    for record in told["networks"]:
+        assert set(record["ratios"]) == set(record["whole"]) == {"float32", "tf32x3", "tf32"}
+        assert len(record["seconds"]) == 3 + 2 * 2 and max(record["apart"]["float32"]) < 1e-4
+        assert 1e-5 < record["apart"]["tf32"][0] < 1e-2
 
 
 def test_every_part_stops_beginning_new_work_in_time():

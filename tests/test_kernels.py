@@ -219,7 +219,7 @@ needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason=kernels.M
 @pytest.mark.parametrize("architecture", kernels.ARCHITECTURES)
 @pytest.mark.parametrize("stem", cuda.stems())
 def test_every_kernel_compiles_without_a_warning_or_a_spill(stem, architecture):
-    for real in kernels.REALS:
+    for real in kernels.reals(stem):
         found = kernels.compiled(stem, real, architecture)
         assert set(found) == set(cuda.signatures(stem))
         assert not any(of["spills"] for of in found.values())

@@ -36,19 +36,12 @@ import math
 import numpy as np
 
 from .. import cuda
-from ..backend import contiguous, empty, is_cupy, kernel, placed
+from ..backend import contiguous, empty, inline, is_cupy, kernel, placed
 from ..checks import InputError
 from ..simd import OUTS, VECS, correlate_tile, product_tile
 from ..tape import op
 from . import matrix
-from .cutting import (
-    forward_launch,
-    lay_flat,
-    plan_of,
-    slices_on_cuda,
-    tiles_on_cuda,
-    weights_launch,
-)
+from .cutting import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
 from .filters import combined, packed
 from .winograd import forward_band, raised_weights, weights_item
 
@@ -99,7 +92,9 @@ def conv_backward_weights(gy, x, shape, affine=None, into=(None, None)):
     """
     gy, x = contiguous(gy), contiguous(x)
     if number := matrix.products(x, *shape[:2], shape[2:]):
-        return matrix.weights_gradient(gy, x, shape, _affine(affine, x), into, number)
+        if is_cupy(x):
+            return matrix.weights_gradient(gy, x, shape, _affine(affine, x), into, number)
+        gy, x, affine = matrix.rounded(gy), matrix.rounded(x, affine), None
     plan = plan_of(x.shape, shape, x.dtype)
     slices, rows = plan.slices, plan.gradient_rows
     if is_cupy(x):
@@ -122,6 +117,37 @@ conv = op(conv_forward, conv_backward)
 
 
 # ---- the loops --------------------------------------------------------------------------------
+
+
+@inline
+def _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, flat):
+    """Rows y0 − ky//2 … of all channels and kz planes, end to end with their zero padding."""
+    channels, depth, height, width = x.shape[1:]
+    pad, pitch, tall = kx // 2, width + kx - 1, rows + ky - 1
+    activate = affine.shape[0] == 2
+    at = 0
+    for i in range(channels):
+        for dz in range(kz):
+            zz = z + dz - kz // 2
+            for r in range(tall):
+                yy = y0 + r - ky // 2
+                if 0 <= zz < depth and 0 <= yy < height:
+                    for j in range(pad):
+                        flat[at + j] = 0
+                        flat[at + pad + width + j] = 0
+                    if activate:
+                        scale, shift = affine[0, i], affine[1, i]
+                        for j in range(width):
+                            v = x[n, i, zz, yy, j] * scale + shift
+                            flat[at + pad + j] = v if v > 0 else x.dtype.type(0)
+                    else:
+                        for j in range(width):
+                            flat[at + pad + j] = x[n, i, zz, yy, j]
+                else:
+                    for j in range(pitch):
+                        flat[at + j] = 0
+                at += pitch
+    return at
 
 
 def _with_raised_weights(args):
@@ -156,7 +182,7 @@ def conv_forward_kernel(
     for item in range(start, stop):
         band, group = item // groups, item % groups
         n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
-        end = lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
+        end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
         out = (end + 2 * tile + 15) // 16 * 16  # on a cache line, behind all that tiles read
         here = min(rows, height - y0)
         used = min(length, here * pitch)
@@ -211,7 +237,7 @@ def conv_weights_kernel(
         bias[part, block * 8 : block * 8 + outputs] = 0
         for band in range(part * count // slices, (part + 1) * count // slices):
             n, z, y0 = band // (depth * bands), band // bands % depth, band % bands * rows
-            end = lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
+            end = _lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, scratch)
             scratch[end : end + lane + kx] = 0  # read, times a zero of gy: must not be NaN
             g = (end + kx + 2 * lane) // lane * lane  # rows of gy start on a cache line
             for o in range(8):
@@ -253,7 +279,9 @@ def _correlate(x, w, b, affine, moments, mirrored=False):
     plan = plan_of(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype)
     bias = b if b is not None else placed(plan.no_bias, x)
     if number := matrix.products(x, outputs, inputs, w.shape[2:]):
-        return matrix.correlate(x, w, bias, _affine(affine, x), moments, mirrored, number)
+        if is_cupy(x):
+            return matrix.correlate(x, w, bias, _affine(affine, x), moments, mirrored, number)
+        x, w, affine = matrix.rounded(x, affine), matrix.rounded(w), None
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
     parts = 0
     if moments:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import cuda
-from ..backend import inline
 from ..llvm import lanes
 from ..points import POINTS, TILE
 from ..simd import OUTS, VECS
@@ -156,37 +155,6 @@ def _winograd_plan(x_shape, w_shape, dtype):
             gradient_rows, gradient_size, of_group, positions * of_group * (planes + 2)
         ),
     )
-
-
-@inline
-def lay_flat(x, affine, n, z, y0, rows, kz, ky, kx, flat):
-    """Rows y0 − ky//2 … of all channels and kz planes, end to end with their zero padding."""
-    channels, depth, height, width = x.shape[1:]
-    pad, pitch, tall = kx // 2, width + kx - 1, rows + ky - 1
-    activate = affine.shape[0] == 2
-    at = 0
-    for i in range(channels):
-        for dz in range(kz):
-            zz = z + dz - kz // 2
-            for r in range(tall):
-                yy = y0 + r - ky // 2
-                if 0 <= zz < depth and 0 <= yy < height:
-                    for j in range(pad):
-                        flat[at + j] = 0
-                        flat[at + pad + width + j] = 0
-                    if activate:
-                        scale, shift = affine[0, i], affine[1, i]
-                        for j in range(width):
-                            v = x[n, i, zz, yy, j] * scale + shift
-                            flat[at + pad + j] = v if v > 0 else x.dtype.type(0)
-                    else:
-                        for j in range(width):
-                            flat[at + pad + j] = x[n, i, zz, yy, j]
-                else:
-                    for j in range(pitch):
-                        flat[at + j] = 0
-                at += pitch
-    return at
 
 
 # ---- on CUDA ------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ A number v is rounded to TF32, 11 significant bits, half away from zero. What is
 
 the last, at most 2⁻²² of the whole, is left out (three products: "tf32x3").
 
-On a CPU the loops below do the same, number by number: to see what that precision does to a
-training, not to be fast.
+On a CPU numbers are rounded likewise and then convolved as ever, so that what "tf32" does to a
+training can be seen there; to "tf32x3", float32 itself comes as near.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import cuda, precision
-from ..backend import contiguous, empty, inline, is_cupy, kernel
+from ..backend import contiguous, empty, is_cupy, kernel
 from ..checks import DeviceError
 from ..cuda import threads_per_item
-from .cutting import ENOUGH, lay_flat
+from .cutting import ENOUGH
 from .filters import combined
 
 FEWEST_INPUTS, FEWEST_OUTPUTS = 8, 16  # channels, for matrices of 16 × 8 to be worth it
 WIDEST = 7  # kernel along Y or X
 SHARED = 40960, 98304  # bytes of shared memory that a block takes, forward and for the weights
 PIXELS = 128  # of a tile of matrix_weights_kernel
-PARTS = 8  # sums of a weights' gradient on the CPU
+ALONE = "on CUDA alone"
 
 
 def products(x, outputs, inputs, kernel_size):
@@ -44,48 +44,46 @@ def products(x, outputs, inputs, kernel_size):
     large = inputs >= FEWEST_INPUTS and outputs >= FEWEST_OUTPUTS
     if not number or not large or x.dtype != np.float32 or max(kernel_size[1:]) > WIDEST:
         return 0
-    if is_cupy(x) and not cuda.has_matrix_units():
+    if not is_cupy(x):
+        return 1 if number == 1 else 0
+    if not cuda.has_matrix_units():
         expected = "'float32' on a GPU of a compute capability below 8.0"
         raise DeviceError("precision", expected, repr(precision.current()))
     return number
 
 
+def rounded(x, affine=None):
+    """relu(affine · x), or x, to TF32: what a matrix unit sees of it."""
+    x = contiguous(x)
+    y = empty(x.shape, x.dtype, like=x)
+    affine = empty((0, 0), x.dtype, like=x) if affine is None else affine
+    round_kernel(x.size, x, affine, y)
+    return y
+
+
 def correlate(x, w, b, affine, moments, mirrored, number):
-    """What `conv._correlate` does, by that `number` of products."""
+    """What `conv._correlate` does, on CUDA, by that `number` of products."""
     outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
     cut = forward_cut(y.shape, inputs, w.shape[2:], cuda.THREADS)
-    into = (1 if number == 1 else 2, cut.blocks * math.prod((cut.octets, *w.shape[2:])), 128)
-    packed = empty(into, x.dtype, like=x)
-    filters = contiguous(w).reshape(*w.shape[:2], -1)
-    pack_matrix_kernel(cut.blocks * cut.octets, filters, packed, mirrored)
-    rows = math.prod((len(y), *y.shape[2:4]))
-    parts = (cut.tiles if is_cupy(x) else rows) if moments else 0
-    sums = empty((parts, 2, outputs), np.float64, like=x)
-    matrix_forward_kernel(
-        rows, x, affine, packed, b, y, sums, *w.shape[2:], cut.tall, cut.columns, cut.staged,
-        scratch=2 * _flat(x, w.shape[2:]) + x.shape[4],
-    )  # fmt: skip
+    blocks = cut.blocks * cut.octets
+    packed = empty((1 if number == 1 else 2, blocks * math.prod(w.shape[2:]), 128), x.dtype, like=x)
+    pack_matrix_kernel(blocks, contiguous(w).reshape(*w.shape[:2], -1), packed, mirrored)
+    sums = empty((cut.tiles if moments else 0, 2, outputs), np.float64, like=x)
+    settings = *w.shape[2:], cut.tall, cut.columns, cut.staged
+    matrix_forward_kernel(cut.tiles, x, affine, packed, b, y, sums, *settings)
     return y, sums
 
 
 def weights_gradient(gy, x, shape, affine, into, number):
-    """What `conv.conv_backward_weights` does, by that `number` of products."""
+    """What `conv.conv_backward_weights` does, on CUDA, by that `number` of products."""
     cut = weights_cut(x.shape, shape, cuda.THREADS)
-    slices = cut.slices if is_cupy(x) else min(PARTS, math.prod((len(x), *x.shape[2:4])))
     outputs, taps = shape[0], math.prod(shape[1:])
-    partial = empty((slices, -(-outputs // 8), -(-taps // 3), 8, 3), x.dtype, like=x)
-    bias = empty((slices, outputs), x.dtype, like=x)
-    matrix_weights_kernel(
-        slices, x, affine, gy, partial, bias, *shape[2:], number, cut.tall, cut.columns, slices,
-        scratch=2 * (_flat(x, shape[2:]) + x.shape[4]),
-    )  # fmt: skip
+    partial = empty((cut.slices, -(-outputs // 8), -(-taps // 3), 8, 3), x.dtype, like=x)
+    bias = empty((cut.slices, outputs), x.dtype, like=x)
+    settings = *shape[2:], number, cut.tall, cut.columns, cut.slices
+    matrix_weights_kernel(cut.slices, x, affine, gy, partial, bias, *settings)
     return combined(partial, bias, shape, into)
-
-
-def _flat(x, kernel_size):
-    kz, ky, kx = kernel_size
-    return x.shape[1] * kz * ky * (x.shape[4] + kx - 1)
 
 
 # ---- how an image is cut on CUDA ----------------------------------------------------------------
@@ -194,29 +192,30 @@ def _weights_launch(n, args, threads):
 # ---- the loops --------------------------------------------------------------------------------
 
 
-@inline
-def _to_tf32(numbers, low, size, split):
-    """The first `size` numbers, rounded in place; what that leaves out to `low` if they are split.
+@kernel(grain=32768)
+def round_kernel(start, stop, x, affine, y):
+    """y = relu(affine · x), rounded. An item is a pixel of a channel of an image.
 
     A matrix unit does not see the last 13 bits; half of the first of them is added before. Of a NaN
-    that may make a zero, so it stays, or is in `low`.
+    that might make a zero, so it stays what it is.
     """
-    words, lower = numbers.view(np.uint32), low.view(np.uint32)
+    pixels = x[0, 0].size
+    source, target = x.ravel(), y.ravel()
+    words = target.view(np.uint32)
     half, seen = np.uint32(0x1000), np.uint32(0xFFFFE000)
-    for j in range(size):
-        v = numbers[j]
-        if split or v == v:
-            words[j] = (words[j] + half) & seen
-        if split:
-            low[j] = v - numbers[j]
-            lower[j] = lower[j] & seen
+    activate = affine.shape[0] == 2
+    for i in range(start, stop):
+        v = source[i]
+        if activate:
+            channel = i // pixels % x.shape[1]
+            v = v * affine[0, channel] + affine[1, channel]
+            v = v if v > 0 else x.dtype.type(0)
+        target[i] = v
+        if v == v:
+            words[i] = (words[i] + half) & seen
 
 
-@inline
-def _place(o, i, tap, octets, taps):
-    """Where a weight is in a half of the packed ones: how the lanes of a warp hold a matrix."""
-    step = (o // 16 * octets + i // 8) * taps + tap
-    return step * 128 + (o % 8 * 4 + i % 4) * 4 + o % 16 // 8 + i % 8 // 4 * 2
+# On CUDA alone: what these are held against are the loops of `conv.py`, on rounded numbers.
 
 
 def _a_thread_each(n, args, threads):
@@ -225,99 +224,18 @@ def _a_thread_each(n, args, threads):
 
 @kernel(launch=_a_thread_each)
 def pack_matrix_kernel(start, stop, w, into, mirrored):
-    """An item is 16 outputs of 8 inputs: `into` is [high, low][item, tap][lane][4]."""
-    taps = w.shape[2]
-    outputs, inputs = (w.shape[1], w.shape[0]) if mirrored else (w.shape[0], w.shape[1])
-    octets = (inputs + 7) // 8
-    split = into.shape[0] == 2
-    high, low = into[0].ravel(), into[into.shape[0] - 1].ravel()
-    for item in range(start, stop):
-        size = taps * 128
-        here = high[item * size : (item + 1) * size]
-        here[:] = 0
-        for o in range(item // octets * 16, min(item // octets * 16 + 16, outputs)):
-            for i in range(item % octets * 8, min(item % octets * 8 + 8, inputs)):
-                for tap in range(taps):
-                    v = w[i, o, taps - 1 - tap] if mirrored else w[o, i, tap]
-                    high[_place(o, i, tap, octets, taps)] = v
-        _to_tf32(here, low[item * size : (item + 1) * size], size, split)
+    raise NotImplementedError(ALONE)
 
 
-@kernel(fastmath=True, launch=_forward_launch)
+@kernel(launch=_forward_launch)
 def matrix_forward_kernel(
-    start, stop, scratch, x, affine, w, b, y, sums, kz, ky, kx, tall, columns, staged
-):
-    channels, depth, height, width = y.shape[1:]
-    inputs, octets, taps = x.shape[1], (x.shape[1] + 7) // 8, kz * ky * kx
-    pitch = width + kx - 1
-    size = inputs * kz * ky * pitch
-    high, low = scratch[:size], scratch[size : 2 * size]
-    row = scratch[2 * size : 2 * size + width]
-    split = w.shape[0] == 2
-    w_high, w_low = w[0].ravel(), w[w.shape[0] - 1].ravel()
-    for item in range(start, stop):
-        n, z, line = item // (depth * height), item // height % depth, item % height
-        lay_flat(x, affine, n, z, line, 1, kz, ky, kx, high)
-        _to_tf32(high, low, size, split)
-        for o in range(channels):
-            row[:] = 0
-            for i in range(inputs):
-                for tap in range(taps):
-                    at = (i * kz * ky + tap // kx) * pitch + tap % kx
-                    place = _place(o, i, tap, octets, taps)
-                    v, v_low = w_high[place], w_low[place]
-                    if split:
-                        for j in range(width):
-                            row[j] += v * high[at + j] + (v * low[at + j] + v_low * high[at + j])
-                    else:
-                        for j in range(width):
-                            row[j] += v * high[at + j]
-            total, squares = x.dtype.type(0), x.dtype.type(0)
-            for j in range(width):  # sums in a loop of their own: see `backend.kernel`
-                total += row[j]
-                squares += row[j] * row[j]
-            for j in range(width):
-                y[n, o, z, line, j] = row[j] + b[o]
-            if sums.size:
-                sums[item, 0, o] = total
-                sums[item, 1, o] = squares
+    start, stop, x, affine, w, b, y, sums, kz, ky, kx, tall, columns, staged
+):  # fmt: skip
+    raise NotImplementedError(ALONE)
 
 
-@kernel(fastmath=True, launch=_weights_launch)
+@kernel(launch=_weights_launch)
 def matrix_weights_kernel(
-    start, stop, scratch, x, affine, gy, partial, bias, kz, ky, kx, products, tall, columns, slices
+    start, stop, x, affine, gy, partial, bias, kz, ky, kx, products, tall, columns, slices
 ):
-    channels, depth, height, width = gy.shape[1:]
-    inputs, taps = x.shape[1], kz * ky * kx
-    pitch = width + kx - 1
-    size, count = inputs * kz * ky * pitch, gy.shape[0] * depth * height
-    high, low = scratch[:size], scratch[size : 2 * size]
-    g, g_low = scratch[2 * size : 2 * size + width], scratch[2 * size + width :]
-    split = products == 3
-    for part in range(start, stop):
-        partial[part] = 0
-        bias[part] = 0
-        for item in range(part * count // slices, (part + 1) * count // slices):
-            n, z, line = item // (depth * height), item // height % depth, item % height
-            lay_flat(x, affine, n, z, line, 1, kz, ky, kx, high)
-            _to_tf32(high, low, size, split)
-            for o in range(channels):
-                for j in range(width):
-                    g[j] = gy[n, o, z, line, j]
-                    g_low[j] = 0
-                _to_tf32(g, g_low, width, split)
-                total = x.dtype.type(0)
-                for j in range(width):
-                    total += g[j] + g_low[j]
-                bias[part, o] += total
-                for tap in range(inputs * taps):
-                    at = tap // kx * pitch + tap % kx
-                    total = x.dtype.type(0)
-                    if split:
-                        for j in range(width):
-                            v = g[j] * low[at + j] + g_low[j] * high[at + j]
-                            total += g[j] * high[at + j] + v
-                    else:
-                        for j in range(width):
-                            total += g[j] * high[at + j]
-                    partial[part, o // 8, tap // 3, o % 8, tap % 3] += total
+    raise NotImplementedError(ALONE)
