@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ssi_cupy import cuda
+from ssi_cupy.precision import PRODUCTS
 
 from . import timing
 
@@ -54,6 +55,8 @@ def parser():
     add("--sizes", type=int, nargs="+", default=[512, 1024, 2048], metavar="N", help="of speed")
     add("--only", nargs="+", metavar="NAME", help="networks, layers: these alone")
     add("--images", nargs="+", metavar="FILE", help="tables: pictures, or an .npz of arrays")
+    add("--methods", nargs="+", metavar="NAME", help="tables: ssi, noise2same_d_bound, default …")
+    add("--precision", default="float32", choices=list(PRODUCTS), help="of tables")
     add("--no-pool", action="store_true", help="every array has memory of its own")
     return made
 

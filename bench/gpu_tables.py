@@ -14,7 +14,7 @@ from ssi_cupy import metrics
 
 from . import gpu, images, methods, records
 
-RECIPES = ("ssi", "ssi_no_masking", "default")
+METHODS = ("ssi", "ssi_no_masking", "default")
 
 
 def pictures(patterns):
@@ -63,17 +63,18 @@ def tables(options):
     told, late = [], []
     for name, picture in pictures(options.images).items():
         sample = images.sample(name, picture, "", images.DEGRADATION)
-        for recipe in RECIPES:
-            if records.load(records.path_of(out, name, recipe)):
+        for method in options.methods or METHODS:
+            if records.load(records.path_of(out, name, method)):
                 continue
             if time.monotonic() > options.until:
-                late.append(f"{name} {recipe}")
+                late.append(f"{name} {method}")
                 continue
-            restored = methods.get(recipe, device="cuda", steps=options.steps).run(sample)
-            record = {"image": name, "method": recipe, "shape": picture.shape,
+            settings = {"device": "cuda", "precision": options.precision, "steps": options.steps}
+            restored = methods.get(method, **settings).run(sample)
+            record = {"image": name, "method": method, "shape": picture.shape,
                       "scores": scored(sample.truth, restored.image), "steps": restored.steps,
                       "seconds": {"train": restored.train, "infer": restored.infer},
-                      "settings": {"recipe": recipe}, "device": restored.device}  # fmt: skip
+                      "settings": settings, "device": restored.device}  # fmt: skip
             records.store(out, record, restored.image)
     told = records.load_all(out)
     columns = sorted({c for record in told for c in record["scores"]})

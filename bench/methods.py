@@ -57,9 +57,12 @@ class Method:
     settings: dict = field(default_factory=dict)
 
 
-def get(name, *, steps=None, seed=0, device="cpu", progress=False, **siamese):
+def get(
+    name, *, steps=None, seed=0, device="cpu", precision="float32", progress=False, **siamese
+):  # fmt: skip
     """The `Method` of that name. The keywords are for those that train, `siamese` (width, patch,
     batch) for those of Papkov et al."""
+    options = {"rng": seed, "device": device, "precision": precision, "progress": progress}
     if name == "blurry":
         return Method(lambda sample: Restored(sample.blurry))
     if name == "input":
@@ -76,10 +79,9 @@ def get(name, *, steps=None, seed=0, device="cpu", progress=False, **siamese):
         settings = {"num_iter": 100, "weight": 4.5e-3, "smoothing": 1e-10, "mode": "constant"}
         return _classical(classical.tv_conjugate_gradient, **settings)
     if name in SIAMESE:
-        return _trained(lambda ndim: _siamese(name, ndim, steps, **siamese), None, seed, device,
-                        progress)  # fmt: skip
+        return _trained(lambda ndim: _siamese(name, ndim, steps, **siamese), None, options)
     if name in recipes.names():
-        return _trained(lambda ndim: recipes.get(name), steps, seed, device, progress)
+        return _trained(lambda ndim: recipes.get(name), steps, options)
     expected = "one of " + ", ".join(NAMES) + " (or another count of Richardson–Lucy)"
     raise InputError("--methods", expected, repr(name))
 
@@ -161,11 +163,10 @@ def _siamese(name, ndim, steps=None, width=None, patch=None, batch=None):
     )
 
 
-def _trained(recipe_for, steps, seed, device, progress):
-    """`recipe_for(ndim)` is the recipe for images, or for volumes."""
+def _trained(recipe_for, steps, options):
+    """`recipe_for(ndim)` is the recipe for images, or for volumes; `options` are `deconvolve`'s."""
     from ssi_cupy.restore import deconvolve
 
-    options = {"rng": seed, "device": device, "progress": progress}
     compiled = []
 
     def run(sample):
@@ -182,5 +183,5 @@ def _trained(recipe_for, steps, seed, device, progress):
         return Restored(image, seconds["train"], seconds["infer"], found.steps, found.device)
 
     recipes_of = [repr(recipe_for(ndim)) for ndim in (2, 3)]
-    known = {"recipe": recipes_of, "steps": steps, "seed": seed, "device": device}
-    return Method(run, known)
+    known = {"recipe": recipes_of, "steps": steps, "seed": options["rng"]}
+    return Method(run, known | {what: options[what] for what in ("device", "precision")})

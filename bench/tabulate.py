@@ -15,6 +15,7 @@ import numpy as np
 
 from ssi_cupy import backend
 from ssi_cupy.checks import FileError, InputError
+from ssi_cupy.precision import PRODUCTS
 
 from . import methods, records, tables, timing
 from .published import Published
@@ -82,6 +83,7 @@ def parser(table):
     add("--patch", type=int, metavar="N", help="of theirs (default: the recipe's)")
     add("--batch", type=int, metavar="N", help="of theirs (default: the recipe's)")
     add("--device", default="auto", help="to train on: auto (default), cpu or cuda")
+    add("--precision", default="float32", choices=list(PRODUCTS), help="of wide convolutions")
     add("--seed", type=int, default=0, metavar="N", help="of training; the noise's is always 0")
     add("--threads", type=int, metavar="N", help="of the CPU, for training")
     add("--keep", action="store_true", help="keep the restored images (.npy), for the figures")
@@ -194,7 +196,8 @@ def usable(out, options, table):
 def method_of(name, options):
     device = backend.resolve_device(options.device)
     chosen = {key: getattr(options, key) for key in ("steps", "seed", "width", "patch", "batch")}
-    return methods.get(name, progress=sys.stderr.isatty(), device=device, **chosen)
+    more = {"precision": options.precision, "progress": sys.stderr.isatty()}
+    return methods.get(name, device=device, **more, **chosen)
 
 
 def settings_of(digest, method, options, table):

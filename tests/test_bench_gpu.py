@@ -149,7 +149,7 @@ def test_speed_counts_measures_and_tells_what_there_was_no_time_for(tmp_path, mo
 def test_tables_restore_what_they_are_given_and_go_on_where_they_stopped(tmp_path, monkeypatch):
     images = tmp_path / "images.npz"
     np.savez(images, blobs=picture((20, 24)), other=picture((24, 20), 3))
-    monkeypatch.setattr(gpu_tables, "RECIPES", ("ssi",))
+    monkeypatch.setattr(gpu_tables, "METHODS", ("ssi",))
     options = "--images", images, "--steps", 3
     with fake_cupy.installed(monkeypatch):
         assert bench("tables", tmp_path) == 2  # no images
@@ -161,6 +161,11 @@ def test_tables_restore_what_they_are_given_and_go_on_where_they_stopped(tmp_pat
         monkeypatch.setitem(sys.modules, "skimage.metrics", None)
         assert bench("tables", tmp_path, *options) == 0
     told, text = written(tmp_path, "tables")
+    assert [r["settings"]["precision"] for r in told["records"]] == ["float32"] * 2
+    with fake_cupy.installed(monkeypatch):
+        told_too = "--methods", "default", "--precision", "tf32"
+        assert bench("tables", tmp_path / "tf32", *options, *told_too) == 0
+    assert written(tmp_path / "tf32", "tables")[0]["records"][0]["settings"]["precision"] == "tf32"
     assert [r["image"] for r in told["records"]] == ["blobs", "other"]
     assert all(r["device"] == "cuda" and r["steps"] == 3 for r in told["records"])
     assert "ssim" not in text and (tmp_path / "blobs.ssi.npy").exists()
