@@ -368,6 +368,7 @@ __device__ inline void gather(
         }
         if (!inside) continue;
         const float32* from = shared + (int(threadIdx.y) * M * 16 + group) * of_gy.apart + member;
+        const float32* here = pixels;
 #pragma unroll 1
         for (int q = 0; q < PIXELS; q += 8, from += 8) {
             uint32 high[M][4], low[M][4];
@@ -381,13 +382,14 @@ __device__ inline void gather(
                     else
                         high[m][k] = __float_as_uint(v);
                 }
-            const float32* const here = pixels + q / columns * tile.length + q % columns;
 #pragma unroll
             for (int c = 0; c < COLUMNS; ++c) {
                 const float32 one = here[place[c]], two = here[place[c] + 4];
 #pragma unroll
                 for (int m = 0; m < M; ++m) multiply<PRODUCTS>(acc[m][c], high[m], low[m], one, two);
             }
+            const bool ends = ((q + 8) & (columns - 1)) == 0;  // a line; columns is a power of two
+            here += ends ? 8 + tile.length - columns : 8;
         }
     }
     if (sum_bias)

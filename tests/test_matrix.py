@@ -266,33 +266,37 @@ def test_a_gpu_without_matrix_units_says_so(monkeypatch):
         matrix.products(np.zeros(1, np.float32), 16, 8, (1, 3, 3))
 
 
-NETWORKS = [
-    (ResidualUNet(), (32, 1, 1, 128, 128)),
-    (ResidualUNet(ndim=3), (8, 1, 64, 64, 64)),
-    (PlainUNet(), (1, 1, 1, 100, 100)),
-    (ResidualUNet(), (1, 1, 1, 7, 9)),
-]
+WIDE = {  # (x, w) of all that may come: of the papers' networks, and others
+    ((shape[0], weights[1], *(max(1, n >> level) for n in shape[2:])), weights)
+    for net, shape in [
+        (ResidualUNet(), (32, 1, 1, 128, 128)), (ResidualUNet(ndim=3), (8, 1, 64, 64, 64)),
+        (PlainUNet(), (1, 1, 1, 100, 100)), (ResidualUNet(), (1, 1, 1, 7, 9)),
+    ]
+    for level, weights in itertools.product(range(net.depth), net.shapes.values())
+    if len(weights) == 5 and min(weights[0] // 2, weights[1]) >= 8
+} | {
+    ((1, inputs, 1, 33, 65), (outputs, inputs, 1, ky, kx))
+    for inputs in (8, 20, 200)
+    for outputs in (16, 33, 48, 100, 144, 250, 1000)
+    for ky, kx in [(1, 1), (3, 3), (1, 7), (7, 7)]
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("net, shape", NETWORKS, ids=lambda of: getattr(of, "name", None))
-def test_tiles_cover_the_image_and_fit_every_gpu(net, shape):
-    for level, (key, weights) in itertools.product(range(net.depth), net.shapes.items()):
-        outputs, inputs, *kernel = weights if len(weights) == 5 else (0, 0)
-        if min(outputs // 2, inputs) < 8 or "grow" in key or "shrink" in key:
-            continue
-        size = [max(1, n >> level) for n in shape[2:]]
-        y = (shape[0], outputs, *size)
-        cut = matrix.forward_cut(y, inputs, tuple(kernel), 256)
+@pytest.mark.parametrize("threads", [64, 256])
+def test_tiles_cover_the_image_and_fit_every_gpu(threads):
+    for x, weights in WIDE:
+        outputs, inputs, kz, ky, kx = weights
+        cut = matrix.forward_cut((x[0], outputs, *x[2:]), inputs, weights[2:], threads)
         lines = cut.block[2] * (64 if cut.tall == 2 else 32) // cut.columns
-        assert math.prod(cut.block) <= 256 and cut.shared <= 98304
-        assert cut.grid[0] * lines * cut.columns >= size[1] * size[2]
+        assert math.prod(cut.block) <= threads and cut.shared <= 98304
+        assert cut.grid[0] * lines * cut.columns >= x[3] * x[4]
         assert cut.blocks * 16 >= outputs and 1 <= cut.staged <= cut.octets
-        cut = matrix.weights_cut((shape[0], inputs, *size), weights, 256)
+        cut = matrix.weights_cut(x, weights, threads)
         columns = cut.block[2] * (9 if cut.tall == 2 else 6)
-        assert math.prod(cut.block) <= 192 and cut.shared <= 98304
+        assert math.prod(cut.block) <= min(192, threads) and cut.shared <= 98304
         assert cut.blocks * 16 >= outputs
-        assert cut.grid[2] // kernel[0] * columns >= cut.octets * kernel[1] * kernel[2]
-        assert 1 <= cut.slices * math.prod(weights) * 4 <= 64 << 20 or cut.slices == 1
+        assert cut.grid[2] // kz * columns >= cut.octets * ky * kx
+        assert cut.slices == 1 or cut.slices * math.prod(weights) * 4 <= 64 << 20
 
 
 # ---- trainings ----------------------------------------------------------------------------------

@@ -158,23 +158,26 @@ def weights_cut(x_shape, w_shape, threads):
     lines = PIXELS // columns
     plane = 4 * _padded((lines + ky - 1) * (columns + kx - 1), 4)
 
-    def shared(along, of_block):
-        ends = [(f, min(octets * taps, f + of_block)) for f in range(0, octets * taps, of_block)]
+    def shared():
+        every = range(0, octets * taps, across * of_warp)
+        ends = [(first, min(octets * taps, first + across * of_warp)) for first in every]
         span = max((last - 1) // taps + 1 - first // taps for first, last in ends)
         return 4 * 16 * tall * along * (_padded(PIXELS, 4) + 1) + 8 * span * plane
 
-    tall, along, blocks = _outputs(outputs, min(3, most))
-    of_warp = 9 if tall == 2 else 6
-    across = max(1, min(most // along, -(-octets * taps // of_warp)))
-    while across > 1 and shared(along, across * of_warp) > SHARED[1]:
-        across -= 1
+    for widest in range(min(3, most), 0, -1):
+        tall, along, blocks = _outputs(outputs, widest)
+        of_warp = 9 if tall == 2 else 6
+        across = max(1, min(most // along, -(-octets * taps // of_warp)))
+        while across > 1 and shared() > SHARED[1]:
+            across -= 1
+        if shared() <= SHARED[1]:
+            break
     parts = -(-octets * taps // (across * of_warp)) * kz
     count = n * depth * -(-height // lines) * -(-width // columns)
     fits = (64 << 20) // (4 * math.prod(w_shape))
     slices = max(1, min(count, -(-2 * ENOUGH // (blocks * parts)), fits))
-    size = shared(along, across * of_warp)
     grid = slices, blocks, parts
-    return Cut(tall, columns, grid, (32, along, across), size, octets, slices=slices)
+    return Cut(tall, columns, grid, (32, along, across), shared(), octets, slices=slices)
 
 
 def _forward_launch(n, args, threads):
