@@ -105,7 +105,9 @@ extern "C" __global__ void pack_matrix_kernel(
 
 // Numbers of a plane of a tile, so many that four or eight of them side by side, from eight or four
 // planes, are in 32 different banks of shared memory: `apart` more than a multiple of 32.
-__device__ inline int padded(int numbers, int apart) { return (numbers + 31 - apart) / 32 * 32 + apart; }
+__device__ inline int padded(int numbers, int apart) {
+    return (numbers + 31 - apart) / 32 * 32 + apart;
+}
 
 struct Tile {
     int planes, tall, length, apart;

@@ -117,6 +117,24 @@ def number(value, argument, *, low=-np.inf, high=np.inf):
     return float(value)
 
 
+def positive(value, argument):
+    """`value` as a float if it is a finite number above zero."""
+    value = number(value, argument, low=0)
+    if value == 0:
+        raise InputError(argument, "a number above zero", "0")
+    return value
+
+
+def odd_sizes(size, ndim):
+    """`size`, one number or one per axis, as a list of `ndim` odd numbers."""
+    sizes = [size] * ndim if np.ndim(size) == 0 else list(size)
+    if len(sizes) != ndim:
+        raise InputError("size", f"a number, or one for each of {ndim} axes", repr(size))
+    if any(positive_int(n, "size") % 2 == 0 for n in sizes):
+        raise InputError("size", "odd numbers", repr(size))
+    return sizes
+
+
 def point_spread_function(psf, argument="psf", *, ndim=None):
     """`psf` if it is a usable point-spread function: finite, none below zero, sum above zero."""
     psf = real_array(psf, argument, ndim=ndim)

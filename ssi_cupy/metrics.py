@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .checks import DeviceError, InputError, number, real_array, varying
+from .checks import DeviceError, InputError, positive, real_array, varying
 
 BINS = 256
 
@@ -38,7 +38,7 @@ def psnr(truth, image, *, data_range):
     InputError
         If an argument cannot be used; the message names it.
     """
-    data_range = _data_range(data_range)
+    data_range = positive(data_range, "data_range")
     error = rmse(truth, image)
     return float(20 * np.log10(data_range / error)) if error else float("inf")
 
@@ -76,7 +76,7 @@ def ssim(truth, image, *, data_range):
         If scikit-image is missing.
     """
     truth, image = _pair(truth, image)
-    data_range = _data_range(data_range)
+    data_range = positive(data_range, "data_range")
     if min(truth.shape, default=0) < 7:
         raise InputError("truth", "at least 7 pixels along each axis", f"shape {truth.shape}")
     try:
@@ -171,13 +171,6 @@ def _pair(truth, image):
     if truth.shape != image.shape:
         raise InputError("image", f"the shape of truth, {truth.shape}", f"shape {image.shape}")
     return truth, image
-
-
-def _data_range(value):
-    value = number(value, "data_range", low=0)
-    if value == 0:
-        raise InputError("data_range", "a number above zero", "0")
-    return value
 
 
 def _entropy(p):

@@ -7,7 +7,6 @@ import numpy as np
 from ..backend import namespace
 from ..checks import (
     InputError,
-    number,
     point_spread_function,
     positive_int,
     real_array,
@@ -120,13 +119,6 @@ def directions(gradient, smoothing):
 def curvature(x, smoothing):
     """∇ · (∇x / √(|∇x|² + smoothing²)): minus the gradient of the smoothed total variation."""
     return divergence(directions(gradient(x), smoothing))
-
-
-def positive(value, argument):
-    value = number(value, argument, low=0)
-    if value == 0:
-        raise InputError(argument, "a number above zero", "0")
-    return value
 
 
 def inputs(image, psf, nonnegative=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import number, positive_int
+from ..checks import number, positive, positive_int
 from . import shared
 
 
@@ -49,7 +49,7 @@ def tv_admm(image, psf, num_iter=60, *, weight=0.02, rho=0.2, pad=32, clip=False
     """
     xp, y, psf = shared.inputs(image, psf)
     num_iter, weight = positive_int(num_iter, "num_iter"), number(weight, "weight", low=0)
-    rho = shared.positive(rho, "rho")
+    rho = positive(rho, "rho")
     fft = shared.Periodic(xp, y, psf, pad)
     back_projected = fft.otf.conj() * fft.forward(fft.extend(y))
     system = xp.maximum(abs(fft.otf) ** 2 + rho * fft.laplacian, 1e-30)
@@ -151,7 +151,7 @@ def tv_conjugate_gradient(
     """
     xp, y, psf = shared.inputs(image, psf)
     num_iter, weight = positive_int(num_iter, "num_iter"), number(weight, "weight", low=0)
-    smoothing = shared.positive(smoothing, "smoothing")
+    smoothing = positive(smoothing, "smoothing")
     blur = shared.Blur(psf, mode)
     x = xp.zeros_like(y)
     data_slope = -blur.adjoint(y)

@@ -1,11 +1,10 @@
-"""Point-spread functions (PSFs): the image of a point, computed from optics or measured.
+"""PSFs computed from optics: those of a widefield fluorescence microscope.
 
-`gaussian` needs no optics. `microscope` computes the PSF of a widefield fluorescence microscope
-after Gibson and Lanni [1]_, and `born_wolf` its paraxial limit; both by the Bessel series of Li,
-Xue and Blu [2]_. `prepare` makes a PSF of the picture of a bead. All give float64 arrays of sum 1.
+`microscope` follows Gibson and Lanni [1]_, `born_wolf` is its paraxial limit [3]_; both by the
+Bessel series of Li, Xue and Blu [2]_.
 
-In the optics, lengths are in µm and the pupil's radius ρ runs from 0 to 1. The intensity at the
-distance r from the axis, with the stage at z, is [1]_, [2]_::
+Lengths are in µm and the pupil's radius ρ runs from 0 to 1. The intensity at the distance r from
+the axis, with the stage at z, is [1]_, [2]_::
 
     |∫₀¹ J₀(k NA r ρ) exp(i W(ρ, z)) ρ dρ|²,   k = 2π / wvl
 
@@ -25,47 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checks import InputError, choice, number, positive_int, real_array, varying
-
-
-def gaussian(sigma, *, ndim=2, size=None):
-    """A Gaussian PSF, sampled at pixel centres.
-
-    Parameters
-    ----------
-    sigma : float or sequence of float
-        Standard deviation in pixels, of all axes or one per axis (which then says the rank).
-        0 along an axis means no blur along it.
-    ndim : int
-        Rank of the PSF, if `sigma` is one number.
-    size : int or sequence of int, optional
-        Pixels per axis, odd. By default the PSF ends after 4 sigma.
-
-    Returns
-    -------
-    numpy.ndarray, rank `ndim`, float64
-        Sum 1, with the centre in the middle pixel.
-
-    Raises
-    ------
-    InputError
-        If an argument cannot be used; the message names it.
-    """
-    sigmas = [sigma] * positive_int(ndim, "ndim") if np.ndim(sigma) == 0 else list(sigma)
-    if not sigmas:
-        raise InputError("sigma", "a number, or one per axis", repr(sigma))
-    sigmas = [number(s, "sigma", low=0) for s in sigmas]
-    if size is None:
-        size = [2 * int(np.ceil(4 * s)) + 1 for s in sigmas]
-    psf = np.ones(())
-    for s, n in zip(sigmas, _odd(size, len(sigmas)), strict=True):
-        r = np.arange(n) - n // 2
-        line = np.exp(-((r / s) ** 2) / 2) if s > 0 else (r == 0).astype(np.float64)
-        psf = np.multiply.outer(psf, line / line.sum())
-    return psf / psf.sum()
-
-
-# ---- computed from optics -----------------------------------------------------------------------
+from ..checks import InputError, number, positive, positive_int
 
 
 def gibson_lanni(
@@ -220,8 +179,8 @@ def _layers(NA, wvl, ni, ns=None, ni0=None, ng=1.5, ng0=None, tg=170, tg0=None, 
 
 
 def _aperture(NA, wvl, ni):
-    ni, wvl = number(ni, "ni", low=1), _positive(wvl, "wvl")
-    NA = _positive(NA, "NA")
+    ni, wvl = number(ni, "ni", low=1), positive(wvl, "wvl")
+    NA = positive(NA, "NA")
     if NA >= ni:
         raise InputError("NA", f"a number below ni = {ni:g}", f"{NA:g}")
     return NA, wvl, ni
@@ -234,9 +193,9 @@ def _on_grid(shape, dxy, dz, z, NA, wvl, path, focus):
         raise InputError("shape", "(Z, Y, X) or (Y, X)", repr(shape)) from None
     if len(shape) not in (2, 3):
         raise InputError("shape", "(Z, Y, X) or (Y, X)", repr(shape))
-    dxy, z = _positive(dxy, "dxy"), number(z, "z")
+    dxy, z = positive(dxy, "dxy"), number(z, "z")
     if len(shape) == 3:
-        z = z + (np.arange(shape[0]) - shape[0] // 2) * _positive(dz, "dz")
+        z = z + (np.arange(shape[0]) - shape[0] // 2) * positive(dz, "dz")
     y, x = (np.arange(n) - n // 2 for n in shape[-2:])
     # Many pixels are equally far from the axis: compute each distance once.
     squares, inverse = np.unique(np.add.outer(y * y, x * x), return_inverse=True)
@@ -275,146 +234,3 @@ def _intensity(r, z, NA, wvl, path):
     middle = (sigma + b) / 2
     known = np.where(np.abs(sigma - b) < 1e-4, (j0(middle) ** 2 + j1(middle) ** 2) / 2, known)
     return (4 * np.abs(known @ c) ** 2).T.reshape(len(z), *r.shape)
-
-
-# ---- measured -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What `prepare` found and did. Pixels are those of the measured PSF, unless said otherwise."""
-
-    background: float  # what was subtracted, in the unit of the measured PSF
-    noise: float  # standard deviation around the background, same unit
-    centre: tuple[float, ...]  # where the point was found, pixels
-    spacing: tuple[float, ...] | None  # of the prepared PSF, µm; None if nothing was resampled
-    shape: tuple[int, ...]  # of the prepared PSF
-    kept: float  # the fraction of the light above background that lies inside `shape`
-
-
-def prepare(psf, *, psf_spacing=None, spacing=None, background="auto", size=None):
-    """Make a PSF of the picture of a point: no background, centred, cropped, resampled, sum 1.
-
-    The point is what is connected to the brightest place and, after smoothing by one pixel, stands
-    out of the background by three standard deviations. Its centre is the centroid of what is
-    brighter than a fifth of the peak.
-
-    Parameters
-    ----------
-    psf : numpy.ndarray, (Y, X) or (Z, Y, X), any real dtype
-        A picture of one bead, or a PSF of another program.
-    psf_spacing, spacing : float or sequence of float, optional
-        Distance of pixels in `psf`, and in the image that is to be restored, µm. By default
-        nothing is resampled. Coarser pixels collect the light that falls on them.
-    background : float or "auto"
-        The value where there is no light. "auto" takes the median of all pixels or that of the
-        outermost, whichever is lower. Give 0 for a computed PSF.
-    size : int or sequence of int, optional
-        Pixels of the result per axis, odd. By default as few as hold the point.
-
-    Returns
-    -------
-    psf : numpy.ndarray, odd shape, float64
-        No value below zero, sum 1, with its centre in the middle pixel.
-    report : Preparation
-
-    Raises
-    ------
-    InputError
-        If an argument cannot be used; the message names it.
-    """
-    from scipy import ndimage
-
-    psf = varying(real_array(psf, "psf", ndim=(2, 3)), "psf").astype(np.float64)
-    if (psf_spacing is None) != (spacing is None):
-        missing = "psf_spacing" if psf_spacing is None else "spacing"
-        raise InputError(missing, "both psf_spacing and spacing, or neither", "None")
-    ratio = np.ones(psf.ndim)
-    if spacing is not None:
-        spacing = _per_axis(spacing, "spacing", psf.ndim)
-        ratio = np.array(spacing) / _per_axis(psf_spacing, "psf_spacing", psf.ndim)
-
-    shell = _shell(psf.shape)
-    if isinstance(background, str):
-        choice(background, "background", ("auto",))
-        background = float(min(np.median(psf), np.median(psf[shell])))
-    background = number(background, "background")
-    noise = _deviation(psf[shell], np.median(psf[shell]))
-    light = psf - background
-
-    # A hot pixel is no point: look for the brightest place in a smoothed picture, and for what
-    # is connected to it above the noise (and the unevenness of the background) that is left there.
-    smooth = ndimage.gaussian_filter(light, np.minimum(1, np.array(psf.shape) // 3))
-    peak = np.unravel_index(np.argmax(smooth), psf.shape)
-    parts, _ = ndimage.label(smooth > 3 * _deviation(smooth[shell], 0))
-    if parts[peak] == 0:
-        raise InputError(
-            "psf",
-            "a point that stands out of the noise",
-            f"a peak of {smooth[peak]:.3g} above a background of {background:.3g} ± {noise:.3g}",
-        )
-    point = parts == parts[peak]
-    light = np.where(point, np.maximum(light, 0), 0)
-    core = np.where(point, np.maximum(smooth - smooth[peak] / 5, 0), 0)
-    centre = np.array(ndimage.center_of_mass(core))
-
-    if size is None:
-        where = np.argwhere(point)
-        reach = np.maximum(where.max(0) - centre, centre - where.min(0)) + 0.5
-        size = [2 * max(int(np.ceil(r - 0.5)), 0) + 1 for r in reach / ratio]
-    size = _odd(size, psf.ndim)
-
-    # Each new pixel is the mean over the part of the picture that it covers.
-    parts = np.ceil(ratio).astype(int)
-    lines = []
-    for n, m, step, c in zip(size, parts, ratio, centre, strict=True):
-        fine = (np.arange(n * m) + 0.5) / m - n / 2  # new pixels, from the centre
-        lines.append(c + fine * step)
-    grid = np.meshgrid(*lines, indexing="ij")
-    sampled = ndimage.map_coordinates(light, grid, order=3, mode="grid-constant")
-    blocks = sampled.reshape([k for n, m in zip(size, parts, strict=True) for k in (n, m)])
-    prepared = np.maximum(blocks.mean(tuple(range(1, 2 * psf.ndim, 2))), 0)
-    total = prepared.sum()
-    kept = float(min(total * np.prod(ratio) / light.sum(), 1))
-    report = Preparation(
-        background, noise, tuple(map(float, centre)), spacing, prepared.shape, kept
-    )
-    return prepared / total, report
-
-
-def _deviation(values, centre):
-    """Standard deviation around `centre` of normally distributed values, blind to outliers."""
-    return float(1.4826 * np.median(np.abs(values - centre)))
-
-
-def _shell(shape):
-    """The outermost pixels of an array, as a mask. Axes of fewer than three pixels have none."""
-    mask = np.ones(shape, bool)
-    mask[tuple(slice(1, -1) if n > 2 else slice(None) for n in shape)] = False
-    return mask
-
-
-# ---- arguments ----------------------------------------------------------------------------------
-
-
-def _positive(value, argument):
-    value = number(value, argument, low=0)
-    if value == 0:
-        raise InputError(argument, "a number above zero", "0")
-    return value
-
-
-def _per_axis(values, argument, ndim):
-    values = [values] * ndim if np.ndim(values) == 0 else list(values)
-    if len(values) != ndim:
-        raise InputError(argument, f"a number, or one for each of {ndim} axes", repr(values))
-    return tuple(_positive(v, argument) for v in values)
-
-
-def _odd(size, ndim):
-    sizes = [size] * ndim if np.ndim(size) == 0 else list(size)
-    if len(sizes) != ndim:
-        raise InputError("size", f"a number, or one for each of {ndim} axes", repr(size))
-    if any(positive_int(n, "size") % 2 == 0 for n in sizes):
-        raise InputError("size", "odd numbers", repr(size))
-    return sizes

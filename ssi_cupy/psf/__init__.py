@@ -1,0 +1,53 @@
+"""Point-spread functions (PSFs): the image of a point, computed from optics or measured.
+
+`gaussian` needs no optics. `microscope` computes the PSF of a widefield fluorescence microscope,
+and `born_wolf` its paraxial limit (`optics.py`). `prepare` makes a PSF of the picture of a bead
+(`measured.py`). All give float64 arrays of sum 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..checks import InputError, number, odd_sizes, positive_int
+from .measured import Preparation, prepare
+from .optics import born_wolf, gibson_lanni, microscope
+
+__all__ = ["Preparation", "born_wolf", "gaussian", "gibson_lanni", "microscope", "prepare"]
+
+
+def gaussian(sigma, *, ndim=2, size=None):
+    """A Gaussian PSF, sampled at pixel centres.
+
+    Parameters
+    ----------
+    sigma : float or sequence of float
+        Standard deviation in pixels, of all axes or one per axis (which then says the rank).
+        0 along an axis means no blur along it.
+    ndim : int
+        Rank of the PSF, if `sigma` is one number.
+    size : int or sequence of int, optional
+        Pixels per axis, odd. By default the PSF ends after 4 sigma.
+
+    Returns
+    -------
+    numpy.ndarray, rank `ndim`, float64
+        Sum 1, with the centre in the middle pixel.
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used; the message names it.
+    """
+    sigmas = [sigma] * positive_int(ndim, "ndim") if np.ndim(sigma) == 0 else list(sigma)
+    if not sigmas:
+        raise InputError("sigma", "a number, or one per axis", repr(sigma))
+    sigmas = [number(s, "sigma", low=0) for s in sigmas]
+    if size is None:
+        size = [2 * int(np.ceil(4 * s)) + 1 for s in sigmas]
+    psf = np.ones(())
+    for s, n in zip(sigmas, odd_sizes(size, len(sigmas)), strict=True):
+        r = np.arange(n) - n // 2
+        line = np.exp(-((r / s) ** 2) / 2) if s > 0 else (r == 0).astype(np.float64)
+        psf = np.multiply.outer(psf, line / line.sum())
+    return psf / psf.sum()
