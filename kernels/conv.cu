@@ -173,9 +173,10 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
 // gw[o, plane, ky, kx] = Σ_p gy[o, p] · x[plane, p + k − P]
 //
 // blockIdx.x is a slice of the image (some bands of `rows` rows), blockIdx.y a block of OUTS output
-// channels, blockIdx.z some planes, or a part of one if kernels are tall. Each warp has one row of taps, (plane, ky): its 32 threads go
-// over the pixels of a tile of gy and of x in shared memory, four at a time, with OUTS × kx sums in
-// registers, and are summed in the end. The slices' sums are added afterwards, in their order.
+// channels, blockIdx.z some planes, or a part of one if kernels are tall. Each warp has one row of
+// taps, (plane, ky): its 32 threads go over the pixels of a tile of gy and of x in shared memory,
+// four at a time, with OUTS × kx sums in registers, and are summed in the end. The slices' sums are
+// added afterwards, in their order.
 
 constexpr int TILE_X = 64, TILE_Y = 8;
 constexpr int WARPS = sizeof(real) == 4 ? 10 : 8;  // of a block, at most: they share registers

@@ -352,8 +352,8 @@ __device__ inline void gather(
     const Array<const float32, 2> none = {nullptr, {0, 0}};
     float32 acc[M][COLUMNS][4] = {};
     for (int64 t = part * count / slices; t < (part + 1) * count / slices; ++t) {
-        const int tile_of = int(t % (int64(across) * down)), plane = int(t / (int64(across) * down));
-        const int x0 = tile_of % across * columns, y0 = tile_of / across * of_gy.tall;
+        const int of_plane = across * down, at = int(t % of_plane), plane = int(t / of_plane);
+        const int x0 = at % across * columns, y0 = at / across * of_gy.tall;
         const int n = plane / depth, z = plane % depth, zz = z + dz - kz / 2;
         const bool inside = zz >= 0 && zz < depth;
         if (!inside && !sum_bias) continue;
