@@ -50,13 +50,16 @@ def ours(x, w, gy):
     }
 
 
-def by_cudnn(x, w, gy):
-    """The same of PyTorch's tensors."""
+def by_cudnn(x, w, gy, channels_last=False):
+    """The same of PyTorch's tensors, in either of its two layouts of memory."""
     import torch
 
     aten = torch.ops.aten
     plane = x.shape[2] == 1
     x, w, gy = (t[:, :, 0] if plane else t for t in (x, w, gy))
+    if channels_last:
+        layout = torch.channels_last if plane else torch.channels_last_3d
+        x, w, gy = (t.contiguous(memory_format=layout) for t in (x, w, gy))
     pad = [n // 2 for n in w.shape[2:]]
     ones, zeros = [1] * len(pad), [0] * len(pad)
     settings = None, ones, pad, ones, False, zeros, 1
@@ -139,7 +142,12 @@ def candidates(arrays):
     found = {way: {} for way in WAYS}
     for way, call in ours(*mine).items():
         found[way] |= {f"ours, {p}": in_precision(p, call) for p in PRODUCTS}
-    for label, calls in (("cuDNN", by_cudnn(*theirs)), ("cuBLAS", by_products(*theirs))):
+    rivals = {
+        "cuDNN": by_cudnn(*theirs),
+        "cuDNN, channels last": by_cudnn(*theirs, channels_last=True),
+        "cuBLAS": by_products(*theirs),
+    }
+    for label, calls in rivals.items():
         for way, call in calls.items():
             for allowed in (False, True):
                 name = f"{label}, {'TF32' if allowed else 'float32'}"

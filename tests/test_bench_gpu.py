@@ -218,7 +218,7 @@ def test_layers_are_the_same_by_every_way(torch_on_the_cpu, tmp_path, monkeypatc
     assert [r["layer"] for r in told["layers"]] == list(small) and "cuBLAS, TF32" in text
     for record in told["layers"]:
         for way, found in record["ways"].items():
-            assert len(found) == (5 if way == "by the input" else 7)
+            assert len(found) == (7 if way == "by the input" else 9)
             for who, figures in found.items():
                 limit = 2e-3 if "ours" in who else 1e-5  # a CPU's PyTorch has no TF32
                 assert 0 <= figures["off"] <= limit and figures["ms"] > 0
