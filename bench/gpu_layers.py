@@ -83,7 +83,6 @@ def by_products(x, w, gy):
 
     n, inputs, *size = x.shape
     outputs, taps = len(w), w.shape[2:]
-    margins = [m for k in reversed(taps) for m in (k // 2, k // 2)]
     wide = [m + k - 1 for m, k in zip(size, taps, strict=True)]
     pixels = size[0] * wide[1] * wide[2]  # the last rows' ends read what is behind the image
     behind = (taps[1] - 1) * wide[2] + taps[2] - 1
@@ -92,12 +91,13 @@ def by_products(x, w, gy):
     laid_gy = functional.pad(gy, [0, wide[2] - size[2], 0, wide[1] - size[1]])
     laid_gy = laid_gy.reshape(n, outputs, pixels)
 
-    def laid():
-        flat = functional.pad(x, margins).reshape(n, inputs, -1)
-        return functional.pad(flat, [0, behind])
+    flat = torch.zeros(n, inputs, int(np.prod(wide)) + behind, device=x.device)
+    inside = flat[:, :, : int(np.prod(wide))].view(n, inputs, *wide)
+    for axis, (m, k) in enumerate(zip(size, taps, strict=True), 2):
+        inside = inside.narrow(axis, k // 2, m)
 
     def forward():
-        flat = laid()
+        inside.copy_(x)
         y = torch.empty(n, outputs, pixels, device=x.device)
         for k, (shift, matrix) in enumerate(zip(shifts, matrices, strict=True)):
             shifted = flat[:, :, shift : shift + pixels]
@@ -105,7 +105,7 @@ def by_products(x, w, gy):
         return y.view(n, outputs, size[0], *wide[1:])[..., : size[1], : size[2]]
 
     def by_the_weights():
-        flat = laid()
+        inside.copy_(x)
         parts = [
             torch.bmm(laid_gy, flat[:, :, shift : shift + pixels].transpose(1, 2)).sum(0)
             for shift in shifts
