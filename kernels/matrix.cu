@@ -210,6 +210,7 @@ __device__ inline void correlate(
             const float32* from = weights + (int64(first) * kz + dz) * taps * 128;
             Four next[M];
             if (PRODUCTS == 1) load_weights(next, from, block);
+#pragma unroll 1
             for (int step = 0, at = 0, row = 0, dx = 0, dy = 0; step < steps; ++step) {
                 Four high[M], low[M];
                 if (PRODUCTS == 1) {
@@ -248,19 +249,21 @@ __device__ inline void correlate(
     for (int m = 0; m < M; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int64 channel = first_out + m * 16 + half * 8 + group;
-            const float32 bias = channel < y.shape[1] ? b(channel) : 0.0f;
+            const int channel = first_out + m * 16 + half * 8 + group;
+            const bool there = channel < y.shape[1];
+            const float32 bias = there ? b(channel) : 0.0f;
+            float32* const to = there ? &y(n, channel, z, 0, 0) : nullptr;
             float32 total = 0, squares = 0;
 #pragma unroll
             for (int t = 0; t < N; ++t) {
                 const int q = (int(threadIdx.z) * N + t) * 8 + 2 * member;
                 const int line = y0 + q / columns, column = x0 + q % columns;
-                if (channel >= y.shape[1] || line >= height) continue;
+                if (!there || line >= height) continue;
 #pragma unroll
                 for (int k = 0; k < 2; ++k) {
                     if (column + k >= width) continue;
                     const float32 v = acc[m][t][2 * half + k];
-                    y(n, channel, z, line, column + k) = v + bias;
+                    to[line * width + column + k] = v + bias;
                     total += v;
                     squares += v * v;
                 }
@@ -288,7 +291,7 @@ __device__ inline void correlate(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) matrix_forward_kernel(
+extern "C" __global__ void __launch_bounds__(192, 2) matrix_forward_kernel(
     Array<const float32, 5> x, Array<const float32, 2> affine, Array<const float32, 3> w,
     Array<const float32, 1> b, Array<float32, 5> y, Array<float64, 3> sums, int64 kz, int64 ky,
     int64 kx, int64 tall, int64 columns, int64 staged

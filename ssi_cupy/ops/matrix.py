@@ -34,6 +34,7 @@ from .filters import combined
 FEWEST_INPUTS, FEWEST_OUTPUTS = 8, 16  # channels, for matrices of 16 × 8 to be worth it
 WIDEST = 7  # kernel along Y or X
 SHARED = 40960, 98304  # bytes of shared memory that a block takes, forward and for the weights
+WARPS = 6  # of a block, at most: then there are two blocks to a processor
 PIXELS = 128  # of a tile of matrix_weights_kernel
 ALONE = "on CUDA alone"
 
@@ -128,13 +129,13 @@ def _padded(numbers, apart):
 
 
 def forward_cut(shape, inputs, kernel_size, threads):
-    """The `Cut` of a convolution to `shape`, for blocks of at most that many threads."""
+    """The `Cut` of a convolution to `shape`, for blocks of at most so many threads."""
     n, outputs, depth, height, width = shape
     _, ky, kx = kernel_size
-    most = threads // 32
-    tall, along, blocks = _outputs(outputs, min(4, most))
+    most = min(WARPS, threads // 32)
+    tall, along, blocks = _outputs(outputs, min(3, most))
     columns = min(32, max(8, 1 << (width - 1).bit_length()))
-    across = 1 << (most // along).bit_length() - 1  # a power of two
+    across = most // along
     while True:
         lines = across * (64 if tall == 2 else 32) // columns
         grid = -(-height // lines) * -(-width // columns), blocks, n * depth
@@ -149,11 +150,11 @@ def forward_cut(shape, inputs, kernel_size, threads):
 
 
 def weights_cut(x_shape, w_shape, threads):
-    """The `Cut` of a weights' gradient, for blocks of at most 6 warps."""
+    """The `Cut` of a weights' gradient, likewise."""
     n, inputs, depth, height, width = x_shape
     outputs, _, kz, ky, kx = w_shape
     taps, octets = ky * kx, -(-inputs // 8)
-    most = min(6, threads // 32)
+    most = min(WARPS, threads // 32)
     columns = 8 if width <= 8 else 16
     lines = PIXELS // columns
     plane = 4 * _padded((lines + ky - 1) * (columns + kx - 1), 4)
