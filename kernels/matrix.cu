@@ -347,7 +347,8 @@ __device__ inline void gather(
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
         const int column = min(mine + c, all - 1), tap = column % taps;
-        place[c] = ((column / taps - octet) * 8 + group) * tile.apart + tap / kx * tile.length + tap % kx + member;
+        const int plane = (column / taps - octet) * 8 + group;
+        place[c] = plane * tile.apart + tap / kx * tile.length + tap % kx + member;
     }
     const int depth = int(gy.shape[2]), across = int(gy.shape[4] + columns - 1) / columns;
     const int down = int(gy.shape[3] + of_gy.tall - 1) / of_gy.tall;

@@ -4,7 +4,10 @@
 and how. With k a tap, the sums of `conv.py` are products of matrices,
 
     y        = Σ_k  w[:, :, k] · x[:, · + k − P]      outputs × inputs  times  inputs × pixels
+    gx       = Σ_k  w[:, :, k]ᵀ · gy[:, · − k + P]    inputs × outputs  times  outputs × pixels
     gw[…, k] = gy · x[:, · + k − P]ᵀ                  outputs × pixels  times  pixels × inputs
+
+of which the second is the first for mirrored weights.
 
 A number v is rounded to TF32, 11 significant bits, half away from zero. What is lost is at most
 2⁻¹¹ of each number. Or it is split, v = h + l, both of TF32, and of the product of two such sums
