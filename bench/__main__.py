@@ -3,34 +3,43 @@
 import sys
 from importlib import import_module
 
+# folder → what can be run in it
 BENCHES = {
-    "step": "one training step and one inference, in turns with PyTorch; peak memory",
-    "networks": "the papers' wide networks, there and back, in turns with PyTorch",
-    "start": "what an import costs; the first step, compiled and from the cache",
-    "scaling": "a training step with more threads, and on larger images",
-    "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
-    "volume": "a volume larger than memory, predicted tile by tile: peak memory and time",
-    "convolution": "a training step by FFT and by direct convolution with a large 3-D PSF",
-    "roofline": "where a step spends its time, and how near each part is to the machine's limits",
-    "table1": "the papers' tables: every method on the benchmark's images, beside their figures",
-    "table3": "losses with one pass and with two, on the benchmark's images",
-    "table4": "the same in 3-D, on a volume of random filaments",
-    "real": "pictures of real volumes, restored: light sheet, widefield",
-    "denoising": "blind-spot denoising with a PSF: four variants, and what another PSF does",
-    "gpu": "what only a GPU can tell: parity, sanitizers, steps, speed, tables",
-    "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
+    "papers": {
+        "table1": "every method on the benchmark's images, beside the papers' figures",
+        "table3": "losses with one pass and with two, on the benchmark's images",
+        "table4": "the same in 3-D, on a volume of random filaments",
+        "real": "pictures of real volumes, restored: light sheet, widefield",
+        "denoising": "blind-spot denoising with a PSF: four variants, and what another PSF does",
+        "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
+    },
+    "speed": {
+        "step": "one training step and one inference, side by side with PyTorch; peak memory",
+        "networks": "the papers' wide networks, there and back, side by side with PyTorch",
+        "start": "what an import costs; the first step, compiled and from the cache",
+        "scaling": "a training step with more threads, and on larger images",
+        "volume": "a volume larger than memory, predicted tile by tile: peak memory and time",
+        "convolution": "a training step by FFT and by direct convolution with a large 3-D PSF",
+        "roofline": "where a step spends its time, and how near each part is to the limits",
+    },
+    "gpu": {
+        "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
+        "gpu": "what only a GPU can tell: parity, sanitizers, steps, speed, tables",
+    },
 }
+FOLDERS = {name: folder for folder, names in BENCHES.items() for name in names}
+FILES = {"gpu": "parts"}  # where the file is not called like the bench
 
 
 def main(arguments):
     name, *options = arguments or [""]
-    if name not in BENCHES:
+    if name not in FOLDERS:
         wanted = name in ("", "-h", "--help")
         print("usage: python -m bench NAME [options]\n", file=sys.stdout if wanted else sys.stderr)
-        for bench, says in BENCHES.items():
-            print(f"  {bench:10} {says}", file=sys.stdout if wanted else sys.stderr)
+        for bench, says in (pair for names in BENCHES.values() for pair in names.items()):
+            print(f"  {bench:11} {says}", file=sys.stdout if wanted else sys.stderr)
         return 0 if wanted else 2
-    return import_module(f"bench.{name}").main(options)
+    return import_module(f"bench.{FOLDERS[name]}.{FILES.get(name, name)}").main(options)
 
 
 if __name__ == "__main__":

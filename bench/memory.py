@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ssi_cupy.backend import Pool, set_num_threads
+from ssi_cupy.engine.backend import Pool, set_num_threads
 
-from .workload import training
+from .speed.workload import training
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ def peak_of(who, size, threads):
 def measure(who, size, threads):
     set_num_threads(threads)
     if who != "ours":
-        from . import rival
+        from .speed import rival
 
         rival.use_threads(threads)
     for side in (32, size):  # the first one loads what is loaded only once

@@ -1,4 +1,4 @@
-"""Times taken in turns, the machine they were taken on, and a file to keep them in."""
+"""Times taken alternately, the machine they were taken on, and a file to keep them in."""
 
 import datetime
 import json
@@ -11,13 +11,13 @@ import time
 from importlib import import_module, metadata
 from pathlib import Path
 
-from ssi_cupy.backend import set_num_threads
+from ssi_cupy.engine.backend import set_num_threads
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 
 
-def in_turns(rounds, **calls):
+def alternating(rounds, **calls):
     """Seconds of each call, a list of `rounds` by name: one of each, then the next round.
 
     What disturbs the machine then disturbs all of them. One call of each comes first, untimed.
@@ -33,7 +33,7 @@ def in_turns(rounds, **calls):
 
 
 def medians(seconds):
-    """The median of each list of `in_turns`."""
+    """The median of each list of `alternating`."""
     return {name: statistics.median(some) for name, some in seconds.items()}
 
 
@@ -82,7 +82,7 @@ def described(machine):
 def with_pytorch(threads):
     """`machine()`, told, with so many threads set for us; None, and said, without PyTorch."""
     try:
-        import_module("bench.rival")
+        import_module("torch")
     except ImportError:
         print("PyTorch is not installed: pip install torch", file=sys.stderr)
         return None

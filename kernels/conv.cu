@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
     const int tall = int(blockDim.y + ky - 1), length = row_length(int(blockDim.x) * PIXELS, int(kx));
     const int filter = int(ky * kx) * OUTS;
     const int planes = int(x.shape[1] * kz);
-    // as many planes as fit: the same as in forward_launch of cutting.py
+    // as many planes as fit: the same as in forward_launch of conv_tiling.py
     const int fit = 40960 / (int(sizeof(real)) * (tall * length + filter) * slices);
     const int staged = slices * max(1, min(fit, 4));
     real* const weights = shared + staged * tall * length;

@@ -1,4 +1,4 @@
-// Masks, and what stands in for hidden pixels: see masking.py.
+// Masks, and what hidden pixels are filled with: see masking.py.
 
 #include "common.cuh"
 #include "philox.cuh"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .checks import (
+from .engine.checks import (
     InputError,
     number,
     point_spread_function,

@@ -1,7 +1,7 @@
 """Self-supervised inversion: a network that undoes a forward model, trained on the very image.
 
-`training.py` is the corridor; `SelfSupervisedInverse` walks it, and is what is left when that is
-done: a network f and the units of the image, so that f(y) is the restored image and g(f(y)) the
+`training/step.py` has the training; `SelfSupervisedInverse` runs it, and is what is left when that
+is done: a network f and the units of the image, so that f(y) is the restored image and g(f(y)) the
 denoised one (Kobayashi et al. 2020; Goncharova et al. 2020).
 """
 
@@ -13,21 +13,23 @@ import time
 
 import numpy as np
 
-from . import checkpoints, modelfile, symmetry
-from .backend import Pool, enough_memory, host, resolve_device
-from .checks import InputError, positive_int, real_array
-from .files import check_writable
-from .images import gather, is_many
-from .inference import infer
+from . import symmetry
+from .engine.backend import Pool, enough_memory, host, resolve_device
+from .engine.checks import InputError, positive_int, real_array
+from .engine.precision import Precision
+from .files import model_file
+from .files.atomic import check_writable
+from .inference.predict import infer
 from .physics import check
-from .precision import Precision
-from .progress import Progress
 from .random import seed_from
 from .recipes import DEFAULT, get
-from .training import Training
+from .training import checkpoints
+from .training.image_sets import gather, is_many
+from .training.progress import Progress
+from .training.step import Training
 
 CHECKPOINT_EVERY = 100  # steps
-OF_A_FIT = "device net parameters statistics units turns history".split()
+OF_A_FIT = "device net parameters statistics units symmetries history".split()
 
 
 class SelfSupervisedInverse:
@@ -46,7 +48,7 @@ class SelfSupervisedInverse:
         Pixel sizes of the images along ([Z,] Y, X): of those that are coarser along Z, the network
         and the losses take account.
     precision : {"float32", "tf32x3", "tf32"}
-        What wide convolutions may round, see `precision.py`: to use a GPU's matrix units. A CPU
+        What wide convolutions may round, see `precision.py`: to use a GPU's tensor cores. A CPU
         rounds to "tf32" likewise, and takes "tf32x3" for "float32".
     graph : bool
         On a GPU, capture the training step as a CUDA graph and replay it: the same bits, sooner.
@@ -75,7 +77,7 @@ class SelfSupervisedInverse:
         self._device, self.device = device, resolve_device(device)
         self.net = self.parameters = self.statistics = self.units = None
         self.spacing = spacing
-        self.turns = [symmetry.IDENTITY]
+        self.symmetries = [symmetry.IDENTITY]
         self.history = []
         self.seconds = {"train": 0.0, "infer": 0.0}
 
@@ -226,7 +228,7 @@ class SelfSupervisedInverse:
         """
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
-        modelfile.save_model(path, self)
+        model_file.save_model(path, self)
 
     @classmethod
     def load(cls, path, physics=None, *, device="auto", precision="float32"):
@@ -247,7 +249,7 @@ class SelfSupervisedInverse:
         FileError
             If it is no model file, or one of another version.
         """
-        return modelfile.load_model(
+        return model_file.load_model(
             path, physics, functools.partial(cls, device=device, precision=precision)
         )
 

@@ -1,6 +1,6 @@
 """What the training minimises: a named, weighted sum of terms.
 
-The terms themselves, with their equations, are in `ops/terms.py` and `ops/variation.py`.
+The terms themselves, with their equations, are in `ops/loss_terms.py` and `ops/total_variation.py`.
 
 References
 ----------
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from .checks import InputError, choice, number
-from .ops import terms, variation
+from .engine.checks import InputError, choice, number
+from .ops import loss_terms
+from .ops.total_variation import total_variation
 
 WEIGHTS = (
     "blind_spot", "reconstruction", "invariance", "invariance_blurred", "bound", "bound_blurred",
@@ -85,7 +86,7 @@ class Losses:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self):
-        choice(self.kind, "kind", terms.KINDS)
+        choice(self.kind, "kind", loss_terms.KINDS)
         choice(self.normalise, "normalise", ("pixels", "masked"))
         for field in fields(self):
             if field.type == "float" and field.name not in ("low", "high", "zero"):
@@ -128,18 +129,18 @@ class Losses:
         limits = {"low": self.low, "high": self.high, "squared": self.bound_squared}
         terms_of = {
             "blind_spot": lambda: self._blind_spot(prediction, target, mask),
-            "reconstruction": lambda: terms.masked_loss(blurred, target, inside,
+            "reconstruction": lambda: loss_terms.masked_loss(blurred, target, inside,
                                                         normalise="masked"),
-            "invariance": lambda: terms.invariance(sharp, x, mask),
-            "invariance_blurred": lambda: terms.invariance(blurred, prediction, mask),
-            "bound": lambda: terms.bound(sharp, **limits),
-            "bound_blurred": lambda: terms.bound(blurred, **limits),
-            "positivity": lambda: terms.positivity(sharp, zero=self.zero, scale=self.scale),
-            "tv": lambda: variation.total_variation(sharp, eps=self.tv_eps, spacing=self.spacing),
+            "invariance": lambda: loss_terms.invariance(sharp, x, mask),
+            "invariance_blurred": lambda: loss_terms.invariance(blurred, prediction, mask),
+            "bound": lambda: loss_terms.bound(sharp, **limits),
+            "bound_blurred": lambda: loss_terms.bound(blurred, **limits),
+            "positivity": lambda: loss_terms.positivity(sharp, zero=self.zero, scale=self.scale),
+            "tv": lambda: total_variation(sharp, eps=self.tv_eps, spacing=self.spacing),
         }  # fmt: skip
         named = {name: term() for name, term in terms_of.items() if getattr(self, name)}
         weights = tuple(getattr(self, name) for name in named)
-        total = terms.weighted_sum(*named.values(), weights=weights)
+        total = loss_terms.weighted_sum(*named.values(), weights=weights)
         return total, {name: getattr(term, "value", term) for name, term in named.items()}
 
     def validation(self, prediction, target, pixels):
@@ -149,4 +150,4 @@ class Losses:
     def _blind_spot(self, prediction, target, mask, normalise=None):
         settings = {"kind": self.kind, "delta": self.delta}
         settings["normalise"] = normalise or self.normalise
-        return terms.masked_loss(prediction, target, mask, **settings)
+        return loss_terms.masked_loss(prediction, target, mask, **settings)

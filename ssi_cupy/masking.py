@@ -1,16 +1,16 @@
-"""Which pixels are hidden, and what stands in for them.
+"""Which pixels are hidden (masks), and what they are filled with.
 
 A mask is a uint8 array, 1 where a pixel is hidden, of shape (N, 1, Z, Y, X): a hidden pixel hides
 all its channels. With ``per_channel`` it is (N, C, Z, Y, X), and each channel hides its own.
 
-What stands in for a hidden pixel never depends on the value of any hidden pixel. That is what
+What a hidden pixel is filled with never depends on the value of any hidden pixel. That is what
 makes the network blind to them (J-invariance [1]_), and what the tests of this file hold.
 
 References
 ----------
 .. [1] J. Batson, L. Royer, "Noise2Self: Blind denoising by self-supervision", ICML (2019).
 .. [2] A. Krull, T.-O. Buchholz, F. Jug, "Noise2Void - learning denoising from single noisy
-   images", CVPR (2019): stratified masks, neighbours that stand in.
+   images", CVPR (2019): stratified masks, filled by neighbours.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import empty, in_memory, kernel, namespace, placed, zeros
-from .checks import InputError, choice, number, positive_int
-from .cuda import threads_per_item
+from .engine.backend import empty, in_memory, kernel, namespace, placed, zeros
+from .engine.checks import InputError, choice, number, positive_int
+from .engine.gpu.launch import threads_per_item
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
 
 NO_NOISE = np.zeros(1)
@@ -216,7 +216,7 @@ def _mask_shape(shape, per_channel):
     return (shape[0], shape[1] if per_channel else 1, *shape[2:])
 
 
-# ---- what stands in for them ----------------------------------------------------------------
+# ---- what they are filled with --------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .checks import DeviceError, InputError, positive, real_array, varying
+from .engine.checks import DeviceError, InputError, positive, real_array, varying
 
 BINS = 256
 

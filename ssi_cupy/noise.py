@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import checks
+from .engine import checks
+from .engine.backend import host
 
 
 def estimate_noise(image, psf=None, *, low=-np.inf, high=np.inf):
@@ -83,3 +84,22 @@ def _unclipped(image, weights, measured, low, high):
         share = np.average(share, weights=weights)
         noise = measured / np.sqrt(max(share, 0.01))  # an image that is all black tells nothing
     return float(noise)
+
+
+def noise_of(g, y):
+    low, high = clipping(y)
+    return estimate_noise(host(y), getattr(g, "psf", None), low=low, high=high)
+
+
+def clipping(y):
+    """What `y` was clipped at, below and above; infinite where it was not.
+
+    Clipped are values at an end which more than one pixel in a thousand has, and three times as
+    many as have the value next to it.
+    """
+    values, counts = np.unique(host(y), return_counts=True)
+    if len(values) < 8:
+        return -np.inf, np.inf
+    ends = ((0, 1), (-1, -2))  # an end, and the value next to it
+    low, high = (counts[end] > max(0.001 * y.size, 3 * counts[near]) for end, near in ends)
+    return float(values[0]) if low else -np.inf, float(values[-1]) if high else np.inf

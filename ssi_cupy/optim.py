@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import empty, in_memory, kernel, moved, zeros
-from .checks import InputError, number, positive_int
-from .cuda import threads_per_item
+from .engine.backend import empty, in_memory, kernel, moved, zeros
+from .engine.checks import InputError, number, positive_int
+from .engine.gpu.launch import threads_per_item
 from .random import CHUNK, Stream, chunks, fill_normals, place
 
 BLOCK = 4096  # weights whose sum is one item's work

@@ -27,10 +27,10 @@ import threading
 
 import numpy as np
 
-from . import backend, checks, fourier
-from .checks import InputError
+from .engine import backend, checks, fourier
+from .engine.checks import InputError
 from .ops.direct_convolution import direct_convolution
-from .ops.fft_convolution import fast_shape, fft_convolution, transfer_function
+from .ops.fft_convolution import direct_is_faster, fast_shape, fft_convolution, transfer_function
 from .ops.pad import MODES, axis_maps, crop, pad
 from .ops.pointwise import clamp, sensor_response
 from .tape import op
@@ -245,8 +245,8 @@ class PSFConvolution(_Own):
         padded = tuple(n + k - 1 for n, k in zip(shape, psf.shape, strict=True))
         grid, method = fast_shape(padded), self.method
         if method == "auto":
-            faster = _faster_on_gpu if on_gpu else _direct_is_faster
-            method = "direct" if faster(shape, psf.shape, grid) else "fft"
+            direct = direct_is_faster(shape, psf.shape, grid, on_gpu)
+            method = "direct" if direct else "fft"
         grid = padded if method == "direct" else grid
         widths = [(k - 1 - k // 2, k // 2) for k in psf.shape]
         padding = axis_maps(shape, widths, self.mode, grid)
@@ -355,26 +355,6 @@ def _range(low, high):
         raise InputError("high", f"a number above low = {low:g}", f"{high:g}")
     return float(low), float(high)
 
-
-def _direct_is_faster(shape, psf_shape, grid):
-    """Measured on two cores, from 64² to 512² and 128²×32: where the two take the same time.
-
-    With tiles of 8 × 48 pixels a line of the PSF is met by 7 lines more than it has.
-    """
-    z, y, x = shape
-    kz, ky, kx = psf_shape
-    products = z * (-(-y // 8) * 8) * (-(-x // 48) * 48) * kz * (ky + 7) * kx
-    butterflies = np.prod(grid, dtype=float) * np.log2(np.prod(grid, dtype=float))
-    return products <= 24 * butterflies
-
-
-def _faster_on_gpu(shape, psf_shape, grid):
-    """Estimated, not measured: a transform there and back moves some 80 bytes for each pixel, as
-    long as which takes a GPU of today to multiply and add about 170 times."""
-    return np.prod(psf_shape) <= 170
-
-
-# ---- to a file and back -----------------------------------------------------------------------
 
 _KINDS = {kind.__name__: kind for kind in (Identity, PSFConvolution, Clamp, SensorResponse)}
 

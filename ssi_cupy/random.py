@@ -27,9 +27,9 @@ import secrets
 
 import numpy as np
 
-from .backend import empty, in_memory, inline, kernel
-from .checks import InputError, positive_int
-from .cuda import threads_per_item
+from .engine.backend import empty, in_memory, inline, kernel
+from .engine.checks import InputError, positive_int
+from .engine.gpu.launch import threads_per_item
 
 MULTIPLY_A, MULTIPLY_C = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_LOW, WEYL_HIGH = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -42,12 +42,12 @@ class Stream(enum.IntEnum):
     """What the numbers are for. Draws of different streams are independent."""
 
     MASK = 0  # which pixels are hidden
-    FILL = 1  # what stands in for them, and the noise added to the others
-    PICK = 2  # which neighbour stands in
+    FILL = 1  # what they are filled with, and the noise added to the others
+    PICK = 2  # which neighbour they are filled with
     VALIDATION = 3  # which pixels are kept for validation
     WEIGHTS = 4  # the first weights of the network
     WEIGHT_NOISE = 5  # noise added to them by the optimiser
-    TURN = 6  # turns and flips of the training image
+    SYMMETRY = 6  # rotations and flips of the training image
     CROP = 7  # which part of the training image
 
 
@@ -97,7 +97,7 @@ def below(word, high):
 def fill_words(w, chunk, step, stream, seed):
     """w[lane, j] = word `lane` of block ``CHUNK * chunk + j``, for kernels that draw many.
 
-    Loops over rounds of whole rows, which the compiler turns into vector code.
+    Loops over rounds of whole rows, which the compiler symmetries into vector code.
     """
     a, b, c, d = w[0], w[1], w[2], w[3]
     for j in range(CHUNK):

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from . import symmetry
-from .checks import InputError, choice, number, positive_int
+from .engine.checks import InputError, choice, number, positive_int
 from .losses import Losses
 from .masking import FILLS, NoiseLevel, RandomMask, StratifiedMask
 from .optim import Constant, OneCycle, Plateau, StepDecay
@@ -63,21 +63,21 @@ class Recipe:
     mask : RandomMask, StratifiedMask or None
         Which pixels are hidden in each step. None hides none, and the loss looks at all.
     fill : {"zero", "gaussian", "neighbour", "local_mean"}
-        What stands in for them.
+        What they are filled with.
     fill_sigma : float
         Of "gaussian", around the mean of the image.
     validation_fill : one of these, optional
-        What stands in for validation pixels, if something else.
+        What validation pixels are filled with, if something else.
     input_noise : NoiseLevel or None
         Added to the image before pixels are hidden.
     margin : bool
         Restore what lies up to a PSF's radius beyond the border too, and cut it off at the end;
         see `prepare.margin_of`.
-    turns : bool or tuple of symmetries
-        Train on turns and flips of the image: only by symmetries that the forward model has, or
+    augment : bool or tuple of symmetries
+        Train on rotations and flips of the image: only by symmetries that the forward model has, or
         by those that are given (see `symmetry.py`).
     ensemble : bool
-        Average the restoration over those turns and flips.
+        Average the restoration over those rotations and flips.
     losses : Losses
     adaptive : bool
         The losses' ``delta`` and ``tv`` are multiples of the noise estimated from the image, and
@@ -131,7 +131,7 @@ class Recipe:
     validation_fill: str | None = None
     input_noise: NoiseLevel | None = None
     margin: bool = False
-    turns: bool | tuple = False
+    augment: bool | tuple = False
     ensemble: bool = True
     losses: Losses = Losses()
     adaptive: bool = False
@@ -165,7 +165,7 @@ class Recipe:
         for name in ("patch", "crop", "batch", "epoch"):
             if getattr(self, name) is not None or name in ("batch", "epoch"):
                 positive_int(getattr(self, name), name)
-        symmetry.check(self.turns)
+        symmetry.check(self.augment)
         choice(self.fill, "fill", FILLS)
         choice(self.validation_fill, "validation_fill", (None, *FILLS))
         number(self.average, "average", low=0, high=1)
@@ -210,7 +210,7 @@ DEFAULT = Recipe(
     mask=RandomMask(start=0.3, end=0.05, over=0.5),
     fill="gaussian",
     margin=True,
-    turns=True,
+    augment=True,
     losses=Losses(
         kind="huber", delta=2.5, normalise="masked", bound=0.1, bound_squared=False, tv=0.02
     ),
@@ -234,7 +234,7 @@ NOISE2SELF = Recipe(
     mask=RandomMask(start=0.005, end=0.005),
     fill="gaussian",
     fill_sigma=0.2,
-    turns=True,
+    augment=True,
     ensemble=False,
     losses=Losses(normalise="masked", bound=0, bound_squared=False),
     lr=4e-4,
@@ -243,7 +243,7 @@ NOISE2SELF = Recipe(
     keep_best=False,
 )
 """Papkov et al., loss (2), the blind spots alone; 2-D. As their code runs it, but that patches are
-cut out with a halo and turned only by symmetries of the PSF."""
+cut out with a halo and transformed only by symmetries of the PSF."""
 
 
 def _siamese(name, **weights):
@@ -283,7 +283,7 @@ DECONOISING = Recipe(
     epoch=10,
     mask=StratifiedMask(1 / 32),
     fill="neighbour",
-    turns=True,
+    augment=True,
     ensemble=False,
     losses=Losses(normalise="masked", bound=0, positivity=1),
     lr=1e-3,
@@ -291,8 +291,8 @@ DECONOISING = Recipe(
     validation=0.1,
 )
 """Goncharova et al., "ours+", for many images: 200 epochs of 10 steps of 20 patches. The denoised
-image is what they want. As their code runs it, but that patches have a halo and are turned only by
-symmetries of the PSF."""
+image is what they want. As their code runs it, but that patches have a halo and are rotated only
+by symmetries of the PSF."""
 
 DECONOISING_MINUS = dataclasses.replace(
     DECONOISING, name="deconoising_minus",

@@ -1,6 +1,6 @@
 """One call, arrays in and out: `deconvolve` and `denoise`.
 
-Around the corridor of `inversion.py` this room adds what a user's array brings along: names for
+Around `inversion.py` this adds what a user's array brings along: names for
 its axes, channels and time points (each is restored by itself), pixel sizes, the device.
 """
 
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import recipes
-from .backend import contiguous, empty, host, log, resolve_device
-from .checks import InputError, choice, point_spread_function, real_array, varying
+from .engine.backend import contiguous, empty, host, log, resolve_device
+from .engine.checks import InputError, choice, point_spread_function, real_array, varying
+from .inference.tiling import sizes
 from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
-from .prepare import LEAST_SIDE, voxel
 from .psf import prepare
-from .tiles import sizes
+from .training.network import LEAST_SIDE
+from .training.units import voxel
 
 AXES = "TCZYX"
 
@@ -107,7 +108,7 @@ def deconvolve(
         many, see `SelfSupervisedInverse.predict`; by default only where memory asks for it.
     device : {"auto", "cpu", "cuda"}
     precision : {"float32", "tf32x3", "tf32"}
-        What wide convolutions may round, see `ssi_cupy.precision`: to use a GPU's matrix units. A
+        What wide convolutions may round to use a GPU's tensor cores, see `engine/precision.py`. A
         CPU rounds to "tf32" likewise, and takes "tf32x3" for "float32".
     callback : callable, optional
         Called with a dict after each step; the training ends early when it returns True.

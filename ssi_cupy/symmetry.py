@@ -1,8 +1,8 @@
 """Turns and flips: which of them leave a point-spread function as it is.
 
-If a blur g has a symmetry s, then g(s(x)) = s(g(x)): a turned image is as good an example of the
-same blur as the image itself. So an image may be turned and flipped to train on, and a
-restoration averaged over its turns and flips, but only by symmetries that the PSF has.
+If a blur g has a symmetry s, then g(s(x)) = s(g(x)): a transformed image is as good an example of
+the same blur as the image itself. So an image may be rotated and flipped to train on, and a
+restoration averaged over its rotations and flips, but only by symmetries that the PSF has.
 
 A symmetry is ``(exchange, flips)``: exchange Y and X or not, then reverse these axes of
 (N, C, Z, Y, X). With one exchange and two flips these are the 8 of the square, and with a flip of
@@ -15,23 +15,23 @@ import itertools
 
 import numpy as np
 
-from .backend import contiguous
-from .checks import InputError
+from .engine.backend import contiguous
+from .engine.checks import InputError
 
 IDENTITY = (False, ())
 
 
 def every(ndim):
-    """All turns and flips of an image: 8 in 2-D, 16 in 3-D (Z is never exchanged: its pixels have
-    another size)."""
+    """All rotations and flips of an image: 8 in 2-D, 16 in 3-D (Z is never exchanged: its pixels
+    have another size)."""
     axes = (3, 4) if ndim == 2 else (2, 3, 4)
     flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
     return [(exchange, f) for exchange in (False, True) for f in flips]
 
 
 def of_psf(psf, tolerance=1e-3):
-    """The turns and flips about its centre that change no value of `psf` by more than `tolerance`
-    of its peak.
+    """The rotations and flips about its centre that change no value of `psf` by more than
+    `tolerance` of its peak.
 
     Parameters
     ----------
@@ -44,34 +44,38 @@ def of_psf(psf, tolerance=1e-3):
     square = [(0, 0)] * (psf.ndim - 2) + [((side - n) // 2,) * 2 for n in padded.shape[-2:]]
     image = np.pad(padded, square).reshape((1,) * (5 - psf.ndim) + (*padded.shape[:-2], side, side))
     limit = tolerance * float(np.abs(psf).max())
-    return [s for s in every(psf.ndim) if float(np.abs(turn(image, s) - image).max()) <= limit]
+    return [s for s in every(psf.ndim) if float(np.abs(apply(image, s) - image).max()) <= limit]
 
 
-def turn(image, symmetry, out=None):
-    """`image` (N, C, Z, Y, X) turned: a contiguous copy, or the image itself for the identity.
-    With `out`, an array of the turned shape, it is written there."""
+def apply(image, symmetry, out=None):
+    """`image` (N, C, Z, Y, X) transformed: a contiguous copy, or the image itself for the identity.
+    With `out`, an array of the transformed shape, it is written there."""
     exchange, flips = symmetry
-    turned = image.swapaxes(3, 4) if exchange else image
-    turned = np.flip(turned, flips) if flips else turned
+    transformed = image.swapaxes(3, 4) if exchange else image
+    transformed = np.flip(transformed, flips) if flips else transformed
     if out is None:
-        return contiguous(turned)
-    out[...] = turned
+        return contiguous(transformed)
+    out[...] = transformed
     return out
 
 
-def turn_back(image, symmetry):
-    """The inverse of `turn`."""
+def undo(image, symmetry):
+    """The inverse of `apply`."""
     exchange, flips = symmetry
-    turned = np.flip(image, flips) if flips else image
-    return contiguous(turned.swapaxes(3, 4) if exchange else turned)
+    transformed = np.flip(image, flips) if flips else image
+    return contiguous(transformed.swapaxes(3, 4) if exchange else transformed)
 
 
-def check(turns, argument="turns"):
-    """`turns` if it is True, False or a sequence of symmetries, else an `InputError`."""
-    if isinstance(turns, bool):
-        return turns
+def check(symmetries, argument="augment"):
+    """`symmetries` if it is True, False or a sequence of symmetries, else an `InputError`."""
+    if isinstance(symmetries, bool):
+        return symmetries
     known = every(3)
-    if not isinstance(turns, (list, tuple)) or not turns or any(t not in known for t in turns):
+    if (
+        not isinstance(symmetries, (list, tuple))
+        or not symmetries
+        or any(t not in known for t in symmetries)
+    ):
         expected = "True, False or some of (exchange, flips), as (True, (3,))"
-        raise InputError(argument, expected, repr(turns))
-    return turns
+        raise InputError(argument, expected, repr(symmetries))
+    return symmetries

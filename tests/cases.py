@@ -17,14 +17,14 @@ from ssi_cupy.ops.add import add
 from ssi_cupy.ops.conv import conv
 from ssi_cupy.ops.direct_convolution import direct_convolution
 from ssi_cupy.ops.fft_convolution import fft_convolution
+from ssi_cupy.ops.loss_terms import bound, invariance, masked_loss, positivity, weighted_sum
 from ssi_cupy.ops.norm import batch_norm
 from ssi_cupy.ops.pad import branch, crop, pad
 from ssi_cupy.ops.pointwise import clamp, relu, sensor_response
 from ssi_cupy.ops.pool import max_pool
 from ssi_cupy.ops.strided import join, strided_conv, transposed_conv
-from ssi_cupy.ops.terms import bound, invariance, masked_loss, positivity, weighted_sum
+from ssi_cupy.ops.total_variation import kernel_continuity, total_variation
 from ssi_cupy.ops.upsample import concat, upsample, upsample_concat
-from ssi_cupy.ops.variation import kernel_continuity, total_variation
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ssi_cupy import classical
-from ssi_cupy.checks import InputError
 from ssi_cupy.classical import (
     radial_power_spectrum,
     richardson_lucy,
@@ -22,6 +21,7 @@ from ssi_cupy.classical import (
     wiener,
 )
 from ssi_cupy.degrade import blur, degrade, normalise
+from ssi_cupy.engine.checks import InputError
 from ssi_cupy.psf import gaussian
 
 SHAPES = {"2-D odd": (24, 21), "2-D even": (20, 18), "3-D": (9, 12, 11)}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, signal
 
-from ssi_cupy.checks import InputError
 from ssi_cupy.degrade import blur, degrade, normalise
+from ssi_cupy.engine.checks import InputError
 
 rng = np.random.default_rng(1)
 IMAGE = rng.uniform(3, 9, (12, 15))

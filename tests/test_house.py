@@ -1,4 +1,4 @@
-"""The house: what is packaged, what an import costs, and which room may enter which."""
+"""The layout: who may import whom, what an import costs, and what is packaged."""
 
 import ast
 import os
@@ -15,31 +15,36 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ssi_cupy"
 
+# Lowest first: a module imports from its own folder and from lower levels. Those on the levels of
+# BY_THEMSELVES never import each other.
 LEVELS = (
-    "checks threads cuda capture jit crew devices memory backend fourier llvm simd points files "
-    "precision progress",
+    "engine",
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
-    "recipes modelfile prepare images batches patches training checkpoints inference inversion",
-    "restore folders",
-    "cli demo doctor",
+    "psf classical noise degrade metrics",
+    "recipes",
+    "files",
+    "training",
+    "inference",
+    "inversion",
+    "restore",
+    "commands",
 )
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms.split()}
-SIDE = set("psf classical degrade metrics noise tiles tiff".split())
-NEVER_EACH_OTHER = {3}
-ARRAY_LIBRARIES = {
-    "numba": {"jit.py", "crew.py", "simd.py", "points.py"},
-    "cupy": {"cuda.py", "capture.py"},
-}
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
+BY_THEMSELVES = {3, 4}
+# The same for the files and folders of the engine. Capturing a graph needs the memory plan.
+ENGINE = ("checks types", "cpu gpu", "precision devices", "memory", "backend", "fourier gpu.graph")
+ARRAY_LIBRARIES = {"numba": "engine/cpu", "cupy": "engine/gpu"}
+MOST_ENTRIES, MOST_LINES = 26, 400
 HEAVY = "numba cupy scipy.fft matplotlib skimage tifffile torch"
 
 
-# ---- the rooms ------------------------------------------------------------------------------
+# ---- the layout -----------------------------------------------------------------------------
 
 
 def modules():
-    """Every module of the package with the room it stands in; the two doors belong to none."""
+    """Every module of the package with the top-level name it belongs to."""
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         if parts not in (("__init__",), ("__main__",)):
@@ -58,64 +63,103 @@ def imported(path):
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def rooms_entered(path):
+def imported_within(path):
+    """The same as tuples of names below the package, for what is of the package."""
     for name in imported(path):
         top, _, rest = name.partition(".")
         if top == "ssi_cupy":
-            yield rest.split(".")[0] if rest else "the package itself"
+            yield tuple(rest.split("."))
 
 
-def may_enter(room, other):
-    if room == other:
+def may_import(name, other):
+    if name == other:
         return True
-    if room in SIDE:
-        return LEVEL.get(other, 9) <= 3
-    if other in SIDE:
-        return LEVEL[room] >= 4
-    if LEVEL[room] == LEVEL.get(other):
-        return LEVEL[room] not in NEVER_EACH_OTHER
-    return LEVEL.get(other, 9) < LEVEL[room]
+    if LEVEL[name] == LEVEL.get(other):
+        return LEVEL[name] not in BY_THEMSELVES
+    return LEVEL.get(other, len(LEVELS)) < LEVEL[name]
 
 
-def test_every_module_stands_in_a_known_room():
-    assert not {room for _, room in modules()} - set(LEVEL) - SIDE
+def test_every_module_has_a_known_place():
+    assert {name for _, name in modules()} == set(LEVEL)
 
 
-def test_rooms_are_entered_from_higher_levels_only():
+def test_imports_go_one_way():
     wrong = [
-        f"{path.relative_to(ROOT)} enters {other}"
-        for path, room in modules()
-        for other in rooms_entered(path)
-        if other != "kernels" and not may_enter(room, other)
+        f"{path.relative_to(ROOT)} imports {other}"
+        for path, name in modules()
+        for other, *_ in imported_within(path)
+        if other not in ("kernels", "__version__") and not may_import(name, other)
     ]
     assert not wrong
 
 
+def test_imports_within_the_engine_go_one_way():
+    """`cpu/` and `gpu/` know nothing of arrays' owners, of memory, or of each other."""
+    level = {name: number for number, names in enumerate(ENGINE) for name in names.split()}
+
+    def place(parts):
+        """The name on a level: of a file in a folder only where it is there by itself."""
+        return ".".join(parts[:2]) if ".".join(parts[:2]) in level else parts[0]
+
+    wrong = []
+    for path, name in modules():
+        if name != "engine" or path.stem == "__init__":
+            continue
+        mine = path.relative_to(PACKAGE / "engine").with_suffix("").parts
+        for _, *other in imported_within(path):
+            if other[0] != mine[0] and level[place(other)] >= level[place(mine)]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {'.'.join(other)}")
+    assert not wrong
+
+
 @pytest.mark.parametrize(
-    "room, other, allowed",
+    "name, other, allowed",
     [
         ("unet", "ops", True),
         ("unet", "physics", False),
         ("inversion", "unet", True),
         ("unet", "inversion", False),
-        ("psf", "checks", True),
+        ("psf", "engine", True),
         ("psf", "restore", False),
-        ("restore", "tiles", True),
+        ("training", "inference", False),
+        ("files", "training", False),
         ("losses", "metrics", False),
     ],
 )
-def test_the_order_itself(room, other, allowed):
-    assert may_enter(room, other) is allowed
+def test_the_order_itself(name, other, allowed):
+    assert may_import(name, other) is allowed
 
 
-@pytest.mark.parametrize("library, rooms", ARRAY_LIBRARIES.items())
-def test_only_two_rooms_import_an_array_library(library, rooms):
+@pytest.mark.parametrize("library, folder", ARRAY_LIBRARIES.items())
+def test_only_one_folder_imports_an_array_library(library, folder):
     found = {
-        str(path.relative_to(PACKAGE))
+        str(path.relative_to(PACKAGE).parent)
         for path, _ in modules()
         if library in {name.partition(".")[0] for name in imported(path)}
     }
-    assert found == rooms
+    assert found == {folder}
+
+
+def test_benches_import_one_way():
+    """The papers' tables and the speed of a step know nothing of each other, nor of the GPU's."""
+    seen = [f for folder in ("papers", "speed") for f in (ROOT / "bench" / folder).glob("*.py")]
+    assert seen
+    for path in seen:
+        others = {"papers", "speed", "gpu"} - {path.parent.name}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 2:
+                assert (node.module or "").split(".")[0] not in others, path
+
+
+def test_a_newcomer_sees_few_names_and_short_files():
+    shown = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(shown) <= MOST_ENTRIES
+    long = [
+        f"{path.relative_to(ROOT)}: {lines} lines"
+        for path in PACKAGE.rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > MOST_LINES
+    ]
+    assert not long
 
 
 def test_every_kernel_file_has_its_python_file():
@@ -136,7 +180,7 @@ def test_import_loads_nothing_heavy():
     assert loaded_after("import ssi_cupy", HEAVY) == []
 
 
-def test_no_room_needs_an_extra_to_be_imported():
+def test_no_module_needs_an_extra_to_be_imported():
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path, _ in modules()

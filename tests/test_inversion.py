@@ -1,4 +1,4 @@
-"""The corridor end to end: gradients, blindness, determinism, units, files, interruptions."""
+"""A training end to end: gradients, blindness, determinism, units, files, interruptions."""
 
 import dataclasses
 import threading
@@ -6,17 +6,18 @@ import threading
 import numpy as np
 import pytest
 
-from corridor import PSF, SMALL, Shading, picture, small, trained
-from ssi_cupy import backend, physics, recipes
-from ssi_cupy.batches import WholeImage
-from ssi_cupy.checks import InputError
+from small_runs import PSF, SMALL, Shading, picture, small, trained
+from ssi_cupy import physics, recipes
+from ssi_cupy.engine import backend
+from ssi_cupy.engine.checks import InputError
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.losses import Losses
 from ssi_cupy.masking import StratifiedMask, keep_blind, validation_pixels
-from ssi_cupy.ops.variation import kernel_continuity
-from ssi_cupy.prepare import forward_model
+from ssi_cupy.ops.total_variation import kernel_continuity
 from ssi_cupy.tape import Tape
-from ssi_cupy.training import Training
+from ssi_cupy.training.batches import WholeImage
+from ssi_cupy.training.forward_model import forward_model
+from ssi_cupy.training.step import Training
 from ssi_cupy.unet import UNet, parameter, unet, unet_forward
 
 # ---- gradients --------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def two_outputs(recipe, monkeypatch):
         seen.append(y.value)
         return y
 
-    monkeypatch.setattr("ssi_cupy.training.unet", spy)
+    monkeypatch.setattr("ssi_cupy.training.step.unet", spy)
     for other in (False, True):
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
         training = Training(model, image[None, None, None], 10)
@@ -123,7 +124,7 @@ class Window(WholeImage):
 def test_the_loss_looks_at_what_is_inside_alone(recipe, monkeypatch):
     """Another target outside changes no loss, no validation loss and no parameter."""
     recipe, runs = dataclasses.replace(recipe, validation_fill="zero"), []
-    monkeypatch.setattr("ssi_cupy.training.fill", lambda y, *args, **options: 0 * y)
+    monkeypatch.setattr("ssi_cupy.training.step.fill", lambda y, *args, **options: 0 * y)
     for other in (0.0, 3.0):
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
         training = Training(model, picture((24, 20))[None, None, None], 10, source=Window)
@@ -327,7 +328,7 @@ def test_a_training_that_diverges_says_so(name):
 
 
 def test_gradients_of_several_batches_are_averaged():
-    """Two turns of one image, in one step: the mean of their gradients, of losses alike."""
+    """Two symmetries of one image, in one step: the mean of their gradients, of losses alike."""
     recipe = dataclasses.replace(recipes.SSI, accumulate=2)
     model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipe, rng=4)
     together = Training(model, picture()[None, None, None], 10)

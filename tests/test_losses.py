@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ssi_cupy.checks import InputError
+from ssi_cupy.engine.checks import InputError
 from ssi_cupy.losses import Losses
+from ssi_cupy.ops.loss_terms import bound, invariance, masked_loss, positivity
 from ssi_cupy.ops.pad import branch
-from ssi_cupy.ops.terms import bound, invariance, masked_loss, positivity
-from ssi_cupy.ops.variation import kernel_continuity, total_variation
+from ssi_cupy.ops.total_variation import kernel_continuity, total_variation
 from ssi_cupy.tape import Tape
 
 SHAPE = (1, 2, 1, 19, 23)

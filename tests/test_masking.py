@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssi_cupy import backend, masking
-from ssi_cupy.checks import InputError
+from ssi_cupy import masking
+from ssi_cupy.engine import backend
+from ssi_cupy.engine.checks import InputError
 from ssi_cupy.masking import FILLS, NoiseLevel, RandomMask, StratifiedMask, fill
 
 SHAPES = [(1, 1, 1, 33, 41), (2, 3, 1, 17, 16), (1, 2, 5, 9, 7)]

@@ -12,8 +12,8 @@ import pytest
 from scipy.fft import dctn
 
 from ssi_cupy import metrics
-from ssi_cupy.checks import InputError
 from ssi_cupy.degrade import degrade, normalise
+from ssi_cupy.engine.checks import InputError
 
 rng = np.random.default_rng(2)
 TRUTH = rng.uniform(size=(40, 30)).astype(np.float32)

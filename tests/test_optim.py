@@ -5,8 +5,9 @@ import io
 import numpy as np
 import pytest
 
-from ssi_cupy import backend, optim, random
-from ssi_cupy.checks import InputError
+from ssi_cupy import optim, random
+from ssi_cupy.engine import backend
+from ssi_cupy.engine.checks import InputError
 from ssi_cupy.optim import Adam, Constant, MovingAverage, OneCycle, Plateau, StepDecay
 
 SIZE = 5003  # not a multiple of the four numbers of a block

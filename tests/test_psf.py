@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage, special
 
 from ssi_cupy import psf
-from ssi_cupy.checks import InputError
+from ssi_cupy.engine.checks import InputError
 
 
 @pytest.mark.parametrize("sigma", [0.7, (1.5, 0.8), (2.0, 1.0, 0.5), (0, 1.3)])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssi_cupy import backend, random
-from ssi_cupy.checks import InputError
-from ssi_cupy.jit import jit
+from ssi_cupy import random
+from ssi_cupy.engine import backend
+from ssi_cupy.engine.checks import InputError
+from ssi_cupy.engine.cpu.jit import jit
 from ssi_cupy.random import Stream
 
 # Random123's kat_vectors, philox4x32 10: counter, key, answer

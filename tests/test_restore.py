@@ -5,7 +5,7 @@ import pytest
 
 import ssi_cupy
 from ssi_cupy import psf, recipes
-from ssi_cupy.checks import DeviceError, InputError
+from ssi_cupy.engine.checks import DeviceError, InputError
 
 PSF = np.random.default_rng(0).random((3, 4))
 PSF_3D = np.random.default_rng(0).random((3, 4, 3))

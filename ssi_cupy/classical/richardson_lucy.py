@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..checks import number, positive_int
+from ..engine.checks import number, positive_int
 from . import shared
 
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import namespace
-from ..checks import (
-    InputError,
-    point_spread_function,
-    positive_int,
-    real_array,
-    varying,
-)
+from ..engine.backend import namespace
+from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
 from ..physics import PSFConvolution
 
 

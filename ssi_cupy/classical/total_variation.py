@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import number, positive, positive_int
+from ..engine.checks import number, positive, positive_int
 from . import shared
 
 

@@ -7,8 +7,8 @@ Forward and backward, for arrays of one shape::
 
 from __future__ import annotations
 
-from ..backend import contiguous, empty, kernel
-from ..checks import InputError
+from ..engine.backend import contiguous, empty, kernel
+from ..engine.checks import InputError
 from ..tape import op
 
 

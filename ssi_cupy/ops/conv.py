@@ -14,8 +14,8 @@ Backward, with gy = ∂L/∂y: every y[p] that read x[q] had k = q − p + P, so
 a point-spread function is a true convolution and lives in `fft_convolution.py`.)
 
 How the loops work: a *band* of rows is copied into scratch memory that fits the second-level
-cache, rows end to end, each with its zero padding (a "flat" image, see `simd.py`). There, the
-neighbour at tap (i, kz, ky, kx) is at a fixed distance, so one list of distances serves kernels
+cache, rows end to end, each with its zero padding (a "flat" image, see `register_tiles.py`). There,
+the neighbour at tap (i, kz, ky, kx) is at a fixed distance, so one list of distances serves kernels
 of any width and dimension, and register tiles run over pixels without minding where rows end.
 The copy also applies what the reader of a feature map must apply, see `README.md`: with
 ``affine = (scale, shift)`` the op reads relu(scale · x + shift) in place of x.
@@ -23,10 +23,10 @@ The copy also applies what the reader of a feature map must apply, see `README.m
 Kernels of 3 × 3 and 5 × 5 between eight or more channels take another way on the CPU, with a
 fraction of the products: see `winograd.py`. The plain sums here are what it is tested against.
 
-Where less than float32's precision is enough, see `matrix.py`.
+Where less than float32's precision is enough, see `tensor_cores.py`.
 
 The CUDA kernels cut the image otherwise, into tiles in shared memory, and need no list of
-distances. How an image is cut, for either, is in `cutting.py`.
+distances. How an image is cut, for either, is in `conv_tiling.py`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ import math
 
 import numpy as np
 
-from .. import cuda
-from ..backend import contiguous, empty, inline, is_cupy, kernel, placed
-from ..checks import InputError
-from ..simd import OUTS, VECS, correlate_tile, product_tile
+from ..engine.backend import contiguous, empty, inline, is_cupy, kernel, placed
+from ..engine.checks import InputError
+from ..engine.cpu.register_tiles import OUTS, VECS, correlate_tile, product_tile
+from ..engine.gpu import launch
 from ..tape import op
-from . import matrix
-from .cutting import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
-from .filters import combined, packed
-from .winograd import forward_band, raised_weights, weights_item
+from . import tensor_cores
+from .conv_tiling import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
+from .packed_weights import combined, packed
+from .winograd import forward_band, transformed_weights, weights_item
 
 
 def conv_forward(x, w, b=None, *, affine=None, moments=False):
@@ -91,10 +91,10 @@ def conv_backward_weights(gy, x, shape, affine=None, into=(None, None)):
     They are written to the two arrays `into`, where these are given.
     """
     gy, x = contiguous(gy), contiguous(x)
-    if number := matrix.products(x, *shape[:2], shape[2:]):
+    if number := tensor_cores.products(x, *shape[:2], shape[2:]):
         if is_cupy(x):
-            return matrix.weights_gradient(gy, x, shape, _affine(affine, x), into, number)
-        gy, x, affine = matrix.rounded(gy), matrix.rounded(x, affine), None
+            return tensor_cores.weights_gradient(gy, x, shape, _affine(affine, x), into, number)
+        gy, x, affine = tensor_cores.rounded(gy), tensor_cores.rounded(x, affine), None
     plan = plan_of(x.shape, shape, x.dtype)
     slices, rows = plan.slices, plan.gradient_rows
     if is_cupy(x):
@@ -155,9 +155,9 @@ def _with_raised_weights(args):
     x, affine, w, b, taps, y, sums, kz, ky, *rest = args
     if len(taps) == 0:
         planes = w.shape[1] // ky**2
-        raised = empty(((ky + 3) ** 2, w.shape[0] * planes, OUTS), w.dtype)
-        raised_weights(raised.shape[1], w, raised, ky)
-        w = raised
+        transformed = empty(((ky + 3) ** 2, w.shape[0] * planes, OUTS), w.dtype)
+        transformed_weights(transformed.shape[1], w, transformed, ky)
+        w = transformed
     return x, affine, w, b, taps, y, sums, kz, ky, *rest
 
 
@@ -278,14 +278,14 @@ def _correlate(x, w, b, affine, moments, mirrored=False):
     outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
     plan = plan_of(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype)
     bias = b if b is not None else placed(plan.no_bias, x)
-    if number := matrix.products(x, outputs, inputs, w.shape[2:]):
+    if number := tensor_cores.products(x, outputs, inputs, w.shape[2:]):
         if is_cupy(x):
-            return matrix.correlate(x, w, bias, _affine(affine, x), moments, mirrored, number)
-        x, w, affine = matrix.rounded(x, affine), matrix.rounded(w), None
+            return tensor_cores.correlate(x, w, bias, _affine(affine, x), moments, mirrored, number)
+        x, w, affine = tensor_cores.rounded(x, affine), tensor_cores.rounded(w), None
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
     parts = 0
     if moments:
-        tiles, *_ = tiles_on_cuda(y.shape, inputs * w.shape[2], cuda.THREADS)
+        tiles, *_ = tiles_on_cuda(y.shape, inputs * w.shape[2], launch.THREADS)
         parts = tiles if is_cupy(x) else plan.bands
     sums = empty((parts, 2, outputs), np.float64, like=x)
     conv_forward_kernel(

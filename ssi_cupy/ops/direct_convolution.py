@@ -18,10 +18,10 @@ import functools
 
 import numpy as np
 
-from .. import backend
-from ..backend import kernel
-from ..llvm import lanes
-from ..simd import OUTS, VECS, correlate_tile
+from ..engine import backend
+from ..engine.backend import kernel
+from ..engine.cpu.llvm import lanes
+from ..engine.cpu.register_tiles import OUTS, VECS, correlate_tile
 from ..tape import op
 from .pad import pad_forward
 

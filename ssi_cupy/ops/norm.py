@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import contiguous, empty, inline, kernel
-from ..checks import InputError
-from ..cuda import block_per_item, blocks_per_item, threads_per_item
+from ..engine.backend import contiguous, empty, inline, kernel
+from ..engine.checks import InputError
+from ..engine.gpu.launch import block_per_item, blocks_per_item, threads_per_item
 from ..tape import op
 
 BLOCK = 16384  # pixels of a part, of one channel of one image
@@ -108,7 +108,7 @@ def batch_affine(
     x, gamma, beta, *, moments=None, pivot=None, statistics=None, eps=1e-5, relu=True, branches=1,
     into=None, at=0,
 ):  # fmt: skip
-    """What normalises x and what the way back wants to know, as a `Normed`.
+    """What normalises x and what the backward pass wants to know, as a `Normed`.
 
     Parameters
     ----------

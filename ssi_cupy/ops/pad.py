@@ -21,7 +21,7 @@ Backward: a pixel that was copied to several places collects from all of them ::
 
 which is the transpose of the forward to the last bit of the index map, so the dot test holds.
 `crop` is a padding with zeros read backwards: ``y[i] = x[i + start]``, ``gx[i + start] = gy[i]``.
-`branch` does the same along the batch, and copies nothing on the way forward.
+`branch` does the same along the batch, and copies nothing in the forward pass.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ import functools
 
 import numpy as np
 
-from .. import backend
-from ..backend import kernel
-from ..checks import InputError, choice
-from ..cuda import threads_per_item
+from ..engine import backend
+from ..engine.backend import kernel
+from ..engine.checks import InputError, choice
+from ..engine.gpu.launch import threads_per_item
 from ..tape import op
 
 MODES = ("mirror", "nearest", "wrap", "constant")

@@ -30,8 +30,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import backend
-from ..backend import inline, kernel
+from ..engine import backend
+from ..engine.backend import inline, kernel
 from ..tape import op
 
 

@@ -12,9 +12,9 @@ gradient goes to the pixel that was the maximum; to the first one, where several
 
 from __future__ import annotations
 
-from ..backend import contiguous, empty, inline, kernel
-from ..checks import InputError
-from ..cuda import blocks_per_item
+from ..engine.backend import contiguous, empty, inline, kernel
+from ..engine.checks import InputError
+from ..engine.gpu.launch import blocks_per_item
 from ..tape import op
 
 

@@ -28,9 +28,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import contiguous, empty, kernel
-from ..checks import InputError, choice
-from ..cuda import blocks_per_item
+from ..engine.backend import contiguous, empty, kernel
+from ..engine.checks import InputError, choice
+from ..engine.gpu.launch import blocks_per_item
 from ..tape import op
 from .conv import conv_backward_input, conv_backward_weights, conv_forward
 

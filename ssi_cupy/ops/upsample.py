@@ -15,9 +15,9 @@ its affine (see `README.md`), written once.
 
 from __future__ import annotations
 
-from ..backend import contiguous, empty, inline, kernel, namespace
-from ..checks import InputError
-from ..cuda import blocks_per_item
+from ..engine.backend import contiguous, empty, inline, kernel, namespace
+from ..engine.checks import InputError
+from ..engine.gpu.launch import blocks_per_item
 from ..tape import op
 
 

@@ -15,13 +15,13 @@ The gradient by the input is a convolution too. By the weights, what is linear i
 
     gw = G' (Σ_tiles (A gy Aᵀ) · (Bᵀ d B)) G
 
-The points (`points.POINTS`) are those that lose least in float32: some 1e-6 of the values, a few
-times as much as the plain sum.
+The points (`winograd_transforms.POINTS`) are those that lose least in float32: some 1e-6 of the
+values, a few times as much as the plain sum.
 
 How the loops work: a *band* is some rows of tiles, or a part of these in wide images, of one plane,
 so small that all of its positions stay in the second-level cache. Rows of x are laid in *phases*,
 every fourth pixel next to each other, so that neighbours in a vector are neighbouring tiles, and no
-transform needs anything but loads, multiply-adds and stores (`points.py`).
+transform needs anything but loads, multiply-adds and stores (`winograd_transforms.py`).
 """
 
 from __future__ import annotations
@@ -30,25 +30,27 @@ import functools
 
 import numpy as np
 
-from ..backend import Loop, inline
-from ..points import (
+from ..engine.backend import Loop, inline
+from ..engine.cpu.winograd_products import (
     contract_tile,
-    gather_3,
-    gather_5,
-    lay_phases,
-    lower_weights_3,
-    lower_weights_5,
     matrix_tile_1,
     matrix_tile_2,
     matrix_tile_3,
-    raise_3,
-    raise_5,
-    raise_weights_3,
-    raise_weights_5,
-    spread_3,
-    spread_5,
-    spread_rows_3,
-    spread_rows_5,
+)
+from ..engine.cpu.winograd_transforms import (
+    gradient_transform_3,
+    gradient_transform_5,
+    input_transform_3,
+    input_transform_5,
+    input_transform_rows_3,
+    input_transform_rows_5,
+    lay_phases,
+    output_transform_3,
+    output_transform_5,
+    weight_gradient_transform_3,
+    weight_gradient_transform_5,
+    weight_transform_3,
+    weight_transform_5,
 )
 
 # ---- how an image is cut: all of it follows from the shapes -------------------------------------
@@ -113,7 +115,7 @@ def lay_row(source, affine, channel, shift, pitch, flat, to):
 
 
 @inline
-def spread_band(x, affine, n, z, y0, x0, rows, across, r, kz, flat, work, to, size):
+def input_transform_band(x, affine, n, z, y0, x0, rows, across, r, kz, flat, work, to, size):
     """Bᵀ d B of all planes (channel, dz) of a band: `rows` rows of `across` tiles.
 
     Position p of plane k, tile t comes to ``to + p stride + k size + t``, with `stride_of`.
@@ -125,7 +127,7 @@ def spread_band(x, affine, n, z, y0, x0, rows, across, r, kz, flat, work, to, si
     planes = channels * kz
     stride = stride_of(planes, size, lane)
     tall = 4 * rows + r - 1
-    raised = work + tall * line
+    transformed = work + tall * line
     for plane in range(planes):
         channel, zz = plane // kz, z + plane % kz - kz // 2
         for dy in range(tall):
@@ -138,28 +140,32 @@ def spread_band(x, affine, n, z, y0, x0, rows, across, r, kz, flat, work, to, si
         for i in range(rows):
             at, target = work + i * 4 * line, to + plane * size + i * across
             if r == 3:
-                spread_rows_3(flat, at, line, line // lane, flat, raised, line)
+                input_transform_rows_3(flat, at, line, line // lane, flat, transformed, line)
                 for j in range(6):
-                    spread_3(flat, raised + j * line, pitch, vectors,
-                             flat, target + 6 * j * stride, stride)  # fmt: skip
+                    input_transform_3(
+                        flat, transformed + j * line, pitch, vectors,
+                        flat, target + 6 * j * stride, stride,
+                    )  # fmt: skip
             else:
-                spread_rows_5(flat, at, line, line // lane, flat, raised, line)
+                input_transform_rows_5(flat, at, line, line // lane, flat, transformed, line)
                 for j in range(8):
-                    spread_5(flat, raised + j * line, pitch, vectors,
-                             flat, target + 8 * j * stride, stride)  # fmt: skip
+                    input_transform_5(
+                        flat, transformed + j * line, pitch, vectors,
+                        flat, target + 8 * j * stride, stride,
+                    )  # fmt: skip
 
 
 @inline(fastmath=True)
-def raise_band(
+def gradient_transform_band(
     gy, affine, n, z, y0, x0, first, outputs, rows, across, r, flat, work, to, size, sums
 ):
-    """A gy Aᵀ of outputs first … of a band, as `spread_band`; adds Σ gy to `sums`."""
+    """A gy Aᵀ of outputs first … of a band, as `input_transform_band`; adds Σ gy to `sums`."""
     channels, _, height, width = gy.shape[1:]
     lane = 64 // gy.itemsize
     pitch = ceil_div(across, lane) * lane
     line, vectors = 4 * pitch, pitch // lane
     stride = stride_of(outputs, size, lane)
-    raised = work + 4 * line
+    transformed = work + 4 * line
     none = affine[:0]  # gy is read as it is
     for o in range(outputs):
         for i in range(rows):
@@ -177,35 +183,39 @@ def raise_band(
                     flat[at : at + line] = 0
             target = to + o * size + i * across
             if r == 3:
-                raise_3(flat, work, line, line // lane, flat, raised, line)
+                gradient_transform_3(flat, work, line, line // lane, flat, transformed, line)
                 for j in range(6):
-                    raise_3(flat, raised + j * line, pitch, vectors,
-                            flat, target + 6 * j * stride, stride)  # fmt: skip
+                    gradient_transform_3(
+                        flat, transformed + j * line, pitch, vectors,
+                        flat, target + 6 * j * stride, stride,
+                    )  # fmt: skip
             else:
-                raise_5(flat, work, line, line // lane, flat, raised, line)
+                gradient_transform_5(flat, work, line, line // lane, flat, transformed, line)
                 for j in range(8):
-                    raise_5(flat, raised + j * line, pitch, vectors,
-                            flat, target + 8 * j * stride, stride)  # fmt: skip
+                    gradient_transform_5(
+                        flat, transformed + j * line, pitch, vectors,
+                        flat, target + 8 * j * stride, stride,
+                    )  # fmt: skip
 
 
 @functools.partial(Loop, grain=32)
-def raised_weights(start, stop, w, out, r):
+def transformed_weights(start, stop, w, out, r):
     """G w G' of items (block, plane): w (blocks, planes · r², 8) → out (n², items, 8)."""
     local = np.empty(8 * 5 * 8, w.dtype)
     taps, points, stride = w.ravel(), out.ravel(), 8 * out.shape[1]
     for item in range(start, stop):
         if r == 3:
-            raise_weights_3(taps, item * 72, 24, 3, local, 0, 24)
+            weight_transform_3(taps, item * 72, 24, 3, local, 0, 24)
             for j in range(6):
-                raise_weights_3(local, j * 24, 8, 1, points, 6 * j * stride + item * 8, stride)
+                weight_transform_3(local, j * 24, 8, 1, points, 6 * j * stride + item * 8, stride)
         else:
-            raise_weights_5(taps, item * 200, 40, 5, local, 0, 40)
+            weight_transform_5(taps, item * 200, 40, 5, local, 0, 40)
             for j in range(8):
-                raise_weights_5(local, j * 40, 8, 1, points, 8 * j * stride + item * 8, stride)
+                weight_transform_5(local, j * 40, 8, 1, points, 8 * j * stride + item * 8, stride)
 
 
 @inline
-def lower_sums(flat, at, stride, planes, r, work, out):
+def weight_gradient_band(flat, at, stride, planes, r, work, out):
     """gw of a block of 8 outputs, from its sums: position p of plane k at ``at + p stride + 8 k``.
 
     `out` is (taps / 3, 8, 3), as `conv_weights_kernel` wants it.
@@ -216,18 +226,22 @@ def lower_sums(flat, at, stride, planes, r, work, out):
     ends = work + 8 * r * line
     for k in range(r + 3):
         if r == 3:
-            lower_weights_3(flat, at + k * stride, 6 * stride, count,
-                            flat, work + k * line, 8 * line)  # fmt: skip
+            weight_gradient_transform_3(
+                flat, at + k * stride, 6 * stride, count, flat, work + k * line, 8 * line
+            )
         else:
-            lower_weights_5(flat, at + k * stride, 8 * stride, count,
-                            flat, work + k * line, 8 * line)  # fmt: skip
+            weight_gradient_transform_5(
+                flat, at + k * stride, 8 * stride, count, flat, work + k * line, 8 * line
+            )
     for i in range(r):
         if r == 3:
-            lower_weights_3(flat, work + 8 * i * line, line, count,
-                            flat, ends + i * r * line, line)  # fmt: skip
+            weight_gradient_transform_3(
+                flat, work + 8 * i * line, line, count, flat, ends + i * r * line, line
+            )
         else:
-            lower_weights_5(flat, work + 8 * i * line, line, count,
-                            flat, ends + i * r * line, line)  # fmt: skip
+            weight_gradient_transform_5(
+                flat, work + 8 * i * line, line, count, flat, ends + i * r * line, line
+            )
     out[-1] = 0  # a last three may not be full
     for plane in range(planes):
         for tap in range(r * r):
@@ -272,7 +286,7 @@ def forward_band(item, scratch, x, affine, w, b, y, sums, kz, r, rows, groups):
     found = positions * stride
     work = found + positions * found_stride
 
-    spread_band(x, affine, n, z, y0, x0, lines, across, r, kz, scratch, work, 0, size)
+    input_transform_band(x, affine, n, z, y0, x0, lines, across, r, kz, scratch, work, 0, size)
     vectors = ceil_div(lines * across, lane)
     flat = w.ravel()
     for position in range(positions):
@@ -295,9 +309,9 @@ def forward_band(item, scratch, x, affine, w, b, y, sums, kz, r, rows, groups):
         for line in range(lines):
             at = found + (o - first * 8) * size + line * across
             if r == 3:
-                gather_3(scratch, at, found_stride, vectors, scratch, work, long)
+                output_transform_3(scratch, at, found_stride, vectors, scratch, work, long)
             else:
-                gather_5(scratch, at, found_stride, vectors, scratch, work, long)
+                output_transform_5(scratch, at, found_stride, vectors, scratch, work, long)
             for dy in range(min(4, height - y0 - line * 4)):
                 pixels = scratch[work + dy * long : work + dy * long + wide]
                 row, row2 = x.dtype.type(0), x.dtype.type(0)
@@ -353,9 +367,13 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, r, rows, slice
         y0, x0 = within // parts * rows, within % parts * columns * 4
         across = min(columns, ceil_div(width - x0, 4))
         lines = ceil_div(min(rows, height - y0), 4)
-        spread_band(x, affine, n, z, y0, x0, lines, across, r, kz, scratch, work, tiles, size)
-        raise_band(gy, affine, n, z, y0, x0, first * 8, outputs, lines, across, r, scratch, work,
-                   gradient + tiles, size, bias[part])  # fmt: skip
+        input_transform_band(
+            x, affine, n, z, y0, x0, lines, across, r, kz, scratch, work, tiles, size
+        )
+        gradient_transform_band(
+            gy, affine, n, z, y0, x0, first * 8, outputs, lines, across, r, scratch, work,
+            gradient + tiles, size, bias[part],
+        )  # fmt: skip
         tiles += lines * across
         if tiles + per_band <= capacity and band + 1 < stop:
             continue
@@ -377,4 +395,4 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, r, rows, slice
 
     for block in range(first, last):
         at = summed + (block - first) * 8 * even
-        lower_sums(scratch, at, summed_stride, planes, r, 0, partial[part, block])
+        weight_gradient_band(scratch, at, summed_stride, planes, r, 0, partial[part, block])

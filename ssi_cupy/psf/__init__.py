@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import InputError, number, odd_sizes, positive_int
+from ..engine.checks import InputError, number, odd_sizes, positive_int
 from .measured import Preparation, prepare
 from .optics import born_wolf, gibson_lanni, microscope
 

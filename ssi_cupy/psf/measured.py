@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import InputError, choice, number, odd_sizes, positive, real_array, varying
+from ..engine.checks import InputError, choice, number, odd_sizes, positive, real_array, varying
 
 
 @dataclass(frozen=True)

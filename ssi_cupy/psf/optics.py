@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import InputError, number, positive, positive_int
+from ..engine.checks import InputError, number, positive, positive_int
 
 
 def gibson_lanni(

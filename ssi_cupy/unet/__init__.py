@@ -8,8 +8,8 @@ by name (`layout.py`). A network is one operation on the tape, whichever it is:
 ``unet(x, parameters, net=net)``.
 """
 
-from ..backend import zeros
-from ..checks import InputError, positive_int
+from ..engine.backend import zeros
+from ..engine.checks import InputError, positive_int
 from ..tape import op
 from .kobayashi import UNet
 from .layout import Network

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backend import empty
+from ..engine.backend import empty
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
@@ -74,16 +74,16 @@ class UNet(Network):
         return units
 
     @cached_property
-    def way(self):
+    def path(self):
         last = len(self.widths) - 1
-        way = []
+        path = []
         for level in range(last + 1):
-            way += [("pool", self.pooling[level - 1])] if level else []
-            way += [("conv", self.units[f"down{level}.{unit}"][2]) for unit in ("wide", "narrow")]
+            path += [("pool", self.pooling[level - 1])] if level else []
+            path += [("conv", self.units[f"down{level}.{unit}"][2]) for unit in ("wide", "narrow")]
         for level in reversed(range(last)):
-            way.append(("upsample", self.pooling[level]))
-            way += [("conv", self.units[f"up{level}.{unit}"][2]) for unit in ("wide", "narrow")]
-        return way
+            path.append(("upsample", self.pooling[level]))
+            path += [("conv", self.units[f"up{level}.{unit}"][2]) for unit in ("wide", "narrow")]
+        return path
 
     @cached_property
     def footprint(self):
@@ -161,7 +161,7 @@ class UNet(Network):
 
 
 def _forward(net, x, parameters, statistics, batch_statistics, keep):
-    """f(x) of one branch, and what its way back needs."""
+    """f(x) of one branch, and what its backward pass needs."""
     walk = _Forward(net, net.views(parameters), statistics, batch_statistics, keep)
     z, affine = x, None
     skips = []
@@ -197,7 +197,7 @@ def _backward(net, gy, parameters, saved, input_gradient):
 
 
 class _Forward:
-    """The parts on the way forward; `saved` is the stack that the way back unwinds."""
+    """The parts in the forward pass; `saved` is the stack that the backward pass unwinds."""
 
     def __init__(self, net, parameters, statistics, batch_statistics, keep):
         self.net, self.p, self.keep = net, parameters, keep
@@ -244,7 +244,7 @@ class _Forward:
 
 
 class _Backward:
-    """The same parts on the way back: each pops what its forward had pushed.
+    """The same parts in the backward pass: each pops what its forward had pushed.
 
     `gy` is the gradient by the map where the walk is. No one else holds it, nor a map that has been
     popped, so that the next gradient goes where these were: at the top of the network, where maps

@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from .. import random
-from ..backend import empty, zeros
-from ..checks import InputError, choice, positive_int
+from ..engine.backend import empty, zeros
+from ..engine.checks import InputError, choice, positive_int
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
 
@@ -38,8 +38,8 @@ class Network:
         `pooling`, if it is not 2 along every axis.
     aspect : float
         The height of a voxel over its width, at full resolution.
-    way : list of (str, (int, int, int))
-        The longest way through the network, in the order in which data takes it: "conv" with the
+    path : list of (str, (int, int, int))
+        The longest path through the network, in the order in which data takes it: "conv" with the
         widths of the kernel, "pool" and "upsample" with their factors. A convolution or transposed
         convolution that is as wide as its stride is one of these too.
     footprint : float
@@ -77,7 +77,9 @@ class Network:
     def reach(self):
         """How far along Z, Y and X an input pixel can change the output, pixels: what lies further
         away from an output pixel is nothing to it."""
-        return tuple(_reach([(kind, sizes[axis]) for kind, sizes in self.way]) for axis in range(3))
+        return tuple(
+            _reach([(kind, sizes[axis]) for kind, sizes in self.path]) for axis in range(3)
+        )
 
     @cached_property
     def layout(self):
@@ -185,25 +187,25 @@ class Stepped(Network):
         return {f"{name}.weight": weight, f"{name}.bias": (outputs,)}
 
     @cached_property
-    def way(self):
+    def path(self):
         first = "first.weight" in self.shapes  # a convolution before all units
-        way = [("conv", self.kernel(3))] if first else []
+        path = [("conv", self.kernel(3))] if first else []
         for level in range(self.depth):
-            way += [("pool", self.pooling[level - 1])] if level else []
-            way += [("conv", self.kernel(3, level))] * 2
+            path += [("pool", self.pooling[level - 1])] if level else []
+            path += [("conv", self.kernel(3, level))] * 2
         for level in reversed(range(self.depth - 1)):
-            way.append(("upsample", self.pooling[level]))
-            way += [("conv", self.kernel(3, level))] * 2
-        return way
+            path.append(("upsample", self.pooling[level]))
+            path += [("conv", self.kernel(3, level))] * 2
+        return path
 
 
-def _reach(way):
+def _reach(path):
     """`Network.reach` along one axis."""
-    period = int(np.prod([size for kind, size in way if kind == "pool"], dtype=int))
+    period = int(np.prod([size for kind, size in path if kind == "pool"], dtype=int))
     furthest = 0
     for i in range(period):  # which inputs does output i look at? It matters where i lies.
         first = last = i
-        for kind, size in reversed(way):
+        for kind, size in reversed(path):
             if kind == "conv":
                 first, last = first - size // 2, last + size // 2
             elif kind == "upsample":

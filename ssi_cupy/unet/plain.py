@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backend import empty, placed
+from ..engine.backend import empty, placed
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.pointwise import relu_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
@@ -174,7 +174,7 @@ def _relu(z):
 
 
 class _Forward:
-    """The parts on the way forward; `saved` is the stack that the way back unwinds."""
+    """The parts in the forward pass; `saved` is the stack that the backward pass unwinds."""
 
     def __init__(self, net, parameters, keep):
         self.net, self.p, self.keep, self.saved = net, parameters, keep, []
@@ -213,7 +213,7 @@ class _Forward:
 
 
 class _Backward:
-    """The same parts on the way back: each pops what its forward had pushed, which frees it."""
+    """The same parts backwards: each pops what its forward had pushed, which frees it."""
 
     def __init__(self, net, parameters, gradients, stack):
         self.net, self.p, self.g, self.stack = net, parameters, gradients, stack

@@ -16,8 +16,8 @@ read. They are left out here, which makes 5,563,680.
 
 A map travels as it was written, before its norm. A convolution reads it through its affine (see
 `ops/README.md`). Several branches have an affine each; then what a convolution reads is written
-first, so that it sees the whole batch at once, and written again on the way back, so that it need
-not be kept.
+first, so that it sees the whole batch at once, and written again in the backward pass, so that it
+need not be kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backend import empty
+from ..engine.backend import empty
 from ..ops.add import add_forward
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward, normalised
@@ -190,7 +190,7 @@ def _read(normed):
 
 
 class _Forward:
-    """The parts on the way forward; `saved` is the stack that the way back unwinds."""
+    """The parts in the forward pass; `saved` is the stack that the backward pass unwinds."""
 
     def __init__(self, net, parameters, statistics, batch_statistics, branches, keep):
         self.net, self.p, self.branches, self.keep = net, parameters, branches, keep
@@ -255,7 +255,7 @@ class _Forward:
 
 
 class _Backward:
-    """The same parts on the way back: each pops what its forward had pushed, which frees it."""
+    """The same parts backwards: each pops what its forward had pushed, which frees it."""
 
     def __init__(self, parameters, gradients, stack):
         self.p, self.g, self.stack = parameters, gradients, stack

@@ -262,7 +262,7 @@ static int sizes(void (*)(T...), int* out) {
     return sizeof...(T);
 }
 
-// ---- shuffles, and the matrix unit ------------------------------------------------------------
+// ---- shuffles, and the tensor core ------------------------------------------------------------
 
 template <class T>
 static T shuffle(unsigned mask, T value, int source, int line) {
@@ -292,7 +292,7 @@ static void multiply_matrices(float (&d)[4], const unsigned (&a)[4], unsigned b0
         return v;
     };
     const int warp = current / 32 * 32, lane = current % 32, group = lane / 4, member = lane % 4;
-    if (warp + 32 > count) complain("a matrix unit needs 32 lanes");
+    if (warp + 32 > count) complain("a tensor core needs 32 lanes");
     const float mine[6] = {seen(a[0]), seen(a[1]), seen(a[2]), seen(a[3]), seen(b0), seen(b1)};
     Thread& own = threads[current];
     const int slot = own.shuffles++ % 2;
@@ -323,8 +323,8 @@ static void multiply_matrices(float (&d)[4], const unsigned (&a)[4], unsigned b0
 #define __shfl_xor_sync(mask, value, bits) \
     emulation::shuffle(mask, value, emulation::current % 32 ^ (bits), __LINE__)
 
-#define MATRIX_UNIT
-static inline void matrix_unit(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+#define TENSOR_CORE
+static inline void tensor_core(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     emulation::multiply_matrices(d, a, b0, b1);
 }
 

@@ -1,7 +1,7 @@
 """Runs the text of `kernels/` on numpy arrays: the third back end, which needs no GPU.
 
 g++ compiles the file unchanged behind `emulation.h`; the arguments and the grid are those of the
-launch on a GPU, made by the same code (`ssi_cupy/cuda.py`). Every array that a kernel gets is a
+launch on a GPU, made by the same code (`engine/gpu/launch.py`). Every array that a kernel gets is a
 copy with a guard zone on either side. These zones are filled with bits that are NaN to a kernel
 that reads beyond an end, and what a kernel writes there is found afterwards; so is what it writes
 to an array that is declared const.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssi_cupy import cuda
+from ssi_cupy.engine.gpu import kernel_text, launch
 
 GUARD = 256  # bytes on either side of an array
 POISON = 0xFF  # of all bytes: NaN in floating point
@@ -59,7 +59,7 @@ class Emulator:
         The names of the kernels that ran.
     """
 
-    def __init__(self, threads=cuda.THREADS, backwards=False):
+    def __init__(self, threads=launch.THREADS, backwards=False):
         self.threads, self.backwards, self.launched = threads, backwards, set()
 
     def __call__(self, kernel, n, *args, scratch=0):
@@ -70,12 +70,12 @@ class Emulator:
     def run(self, stem, name, args, grid, block, shared=0, text=None):
         """Launch kernel `name` of `<stem>.cu`, or of another `text` with the same signature."""
         self.launched.add(name)
-        parameters = cuda.signatures(stem)[name]
+        parameters = kernel_text.signatures(stem)[name]
         guarded = [_Guarded(a) if p.ndim is not None else a
                    for p, a in zip(parameters, args, strict=True)]  # fmt: skip
         views = [g.array if isinstance(g, _Guarded) else g for g in guarded]
-        types, values = cuda.arguments(stem, name, views, lambda a: a.ctypes.data)
-        library = _library(cuda.source(stem, types) if text is None else text)
+        types, values = kernel_text.arguments(stem, name, views, lambda a: a.ctypes.data)
+        library = _library(kernel_text.source(stem, types) if text is None else text)
         _same_sizes(library, name, values)
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
         how = _Launch(_three(grid), _three(block), shared, self.backwards, pointers)
@@ -145,7 +145,7 @@ class PoisonPool:
 @functools.cache
 def _library(text):
     """The shared library of a kernel file. Kept under the hash of all that it depends on."""
-    names = cuda.kernel_names(text)
+    names = kernel_text.kernel_names(text)
     ends = [
         f'extern "C" const char* emulate_{name}(const emulation::Launch* how) '
         f"{{ return emulation::launch({name}, *how); }}\n"

@@ -20,8 +20,9 @@ import types
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from ssi_cupy import backend, cuda, devices, memory
-from ssi_cupy.ops import conv, matrix
+from ssi_cupy.engine import backend, devices, memory
+from ssi_cupy.engine.gpu import driver, kernel_text, launch
+from ssi_cupy.ops import conv, tensor_cores
 
 from . import emulator
 from .fake_device import Device, MemoryPool, Stream, the_device
@@ -251,14 +252,16 @@ def _loops_for_kernels(patch, device):
     def launched(kernel, n, *args, scratch=0):
         if not any(isinstance(a, ndarray) for a in args):
             return call(kernel, n, *args, scratch=scratch)
-        cuda.arguments(kernel.stem, kernel.__name__, args, lambda a: a.data.ptr)  # are they right?
+        kernel_text.arguments(
+            kernel.stem, kernel.__name__, args, lambda a: a.data.ptr
+        )  # are they right?
         frozen = [_unwrapped(value) for value in args]
         return n and device.do(lambda: call(kernel, n, *frozen, scratch=scratch))
 
     patch.setattr(backend.Kernel, "__call__", launched)
     # scratch memory and sums are as large as the loop's own bands take, not those of the kernel
-    for room in (conv, matrix):
-        patch.setattr(room, "is_cupy", lambda array: False)
+    for module in (conv, tensor_cores):
+        patch.setattr(module, "is_cupy", lambda array: False)
 
 
 @contextlib.contextmanager
@@ -304,9 +307,15 @@ def installed(patch, limit=1 << 34, emulated=False):
         patch.setitem(sys.modules, module.__name__, module)
     if not emulated:
         _loops_for_kernels(patch, device)
-        patch.setattr(cuda, "failing", lambda: None)
-    patch.setattr(cuda, "described", lambda: ["a stand-in for a GPU"])
-    cached = cuda._function, cuda._module, cuda._failing, cuda._capability, devices._announce
+        patch.setattr(driver, "failing", lambda: None)
+    patch.setattr(driver, "described", lambda: ["a stand-in for a GPU"])
+    cached = (
+        launch._function,
+        launch._module,
+        driver._failing,
+        driver._capability,
+        devices._announce,
+    )
     forgotten = [function.cache_clear for function in cached] + [memory._placed.clear]
     for forget in forgotten:
         forget()

@@ -1,0 +1,396 @@
+"""The command line: ``python -m ssi_cupy``, and the console script ``ssi-cupy``.
+
+Exit status: 0 done, 1 the device that `doctor` was asked about does not work, or some files of a
+folder could not be used and the others were, 2 bad input (one line on stderr says which), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..engine.checks import FileError, InputError, choice
+
+PROGRAM = "ssi-cupy"
+# What the Python interface calls it, and what the user typed.
+TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
+OPTIONS = (
+    "psf recipe steps seed device precision axes spacing psf_spacing mode tile_size tile_overlap "
+    "checkpoint resume sigma ndim size out patch"
+)
+TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
+
+
+def main(argv=None):
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Default, those of the process.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except InputError as error:
+        name = TYPED.get(error.argument, error.argument)
+        return _say(f"error: {name}: expected {error.expected}, got {error.got}", 2)
+    except KeyboardInterrupt:
+        checkpoint = getattr(args, "checkpoint", None)
+        if checkpoint and Path(checkpoint).exists():
+            return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
+        return _say("interrupted; nothing was written", 130)
+
+
+def _say(message, status):
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+# ---- commands -------------------------------------------------------------------------------
+
+
+def _deconvolve(args):
+    from ..restore import deconvolve
+
+    outputs = {"--output": args.output, "--denoised": args.denoised}
+    _restore(args, deconvolve, outputs)
+
+
+def _denoise(args):
+    from ..restore import denoise
+
+    if args.output is None:
+        source = Path(args.image)
+        args.output = source.with_name(f"{source.stem}_denoised.tif")
+    _restore(args, denoise, {"--output": args.output})
+
+
+def _restore(args, function, outputs):
+    """Read, check all that will be written, train, write."""
+    from .. import recipes
+    from ..files import tiff
+
+    inputs = {"IN": args.image, "--psf": args.psf, "--resume": args.resume}
+    kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
+    _check_outputs(inputs, outputs | kept)
+    image = tiff.read(args.image, "IN")
+    psf = tiff.read(args.psf, "--psf") if args.psf else None
+    axes = _axes(args.axes or image.axes, image, psf)
+    spacing = _spacing(args.spacing, "--spacing", image, axes)
+    options = {
+        "axes": axes,
+        "rng": args.seed,
+        "device": args.device,
+        "precision": args.precision,
+        "mode": args.mode,
+        "progress": args.progress,
+        "checkpoint": args.checkpoint,
+        "resume": args.resume,
+        "num_iter": args.steps,
+        "full_output": True,
+    }
+    if _in_order(spacing, axes):
+        options["spacing"] = _in_order(spacing, axes)
+    for name in ("tile_size", "tile_overlap"):
+        given = getattr(args, name)
+        options[name] = given[0] if given is not None and len(given) == 1 else given
+    if args.recipe is not None:
+        options["recipe"] = recipes.get(args.recipe)
+    if psf is not None:
+        options |= _grids(args, spacing, axes, psf)
+    result = function(image.data, psf.data if psf is not None else None, **options)
+
+    results = {"--output": result.restored, "--denoised": result.denoised}
+    if "--denoised" not in outputs:
+        results = {"--output": result.denoised}
+    for option, path in outputs.items():
+        if path is not None:
+            tiff.write(path, results[option], axes, spacing, like=image, argument=option)
+    if args.save_model is not None:
+        result.model.save(args.save_model)
+    seconds = sum(result.seconds.values())
+    print(f"{args.output}: {result.steps} steps in {seconds:.0f} s on {result.device}")
+
+
+def _train(args):
+    """Train one model on all images of a folder."""
+    import dataclasses
+
+    from .. import recipes
+    from ..inversion import SelfSupervisedInverse
+    from ..ops.pad import MODES
+    from ..training import image_sets
+
+    recipe = recipes.get(args.recipe)
+    choice(args.mode, "mode", MODES)
+    if args.patch is not None:
+        recipe = dataclasses.replace(recipe, patch=args.patch)
+    where = [path for given in args.images for path in image_sets.find(given, "IN")]
+    kept = {"--output": args.output, "--checkpoint": args.checkpoint}
+    _check_outputs({"IN": where, "--psf": args.psf, "--resume": args.resume}, kept)
+    bad = []
+
+    def report(error):
+        bad.append(error)
+        _complain(error)
+
+    found = image_sets.gather(where, args.axes, "IN", bad=report if len(where) > 1 else None)
+    if len(found) > 1 and not recipe.patch:
+        expected = f"a number of pixels, as recipe {recipe.name} has none, for many images"
+        raise InputError("patch", expected, "none")
+    physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
+    options = {"rng": args.seed, "device": args.device, "precision": args.precision}
+    spacing = args.spacing or found.spacing
+    model = SelfSupervisedInverse(physics, recipe, spacing=spacing, **options)
+    model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
+              resume=args.resume)  # fmt: skip
+    model.save(args.output)
+    steps, seconds = len(model.history), model.seconds["train"]
+    what = f"{len(found)} images" if len(found) > 1 else "one image (validated on some pixels)"
+    print(f"{args.output}: {steps} steps on {what} in {seconds:.0f} s on {model.device}")
+    return 1 if bad else 0
+
+
+def _physics(args, ndim):
+    """The forward model that the options of `train` say, for images of that rank."""
+    from ..files import tiff
+    from ..physics import Identity, PSFConvolution
+    from ..psf import gaussian
+
+    if args.psf is not None:
+        kernel = tiff.read(args.psf, "--psf").data
+    elif args.psf_sigma is None or not any(args.psf_sigma):
+        return Identity()
+    else:
+        sigma = args.psf_sigma[0] if len(args.psf_sigma) == 1 else args.psf_sigma
+        try:
+            kernel = gaussian(sigma, ndim=ndim)
+        except InputError as error:
+            raise InputError("--psf-sigma", error.expected, error.got) from None
+    if kernel.ndim != ndim:
+        name = "--psf" if args.psf is not None else "--psf-sigma"
+        raise InputError(name, f"a {ndim}-D one for {ndim}-D images", f"{kernel.ndim}-D")
+    return PSFConvolution(kernel, mode=args.mode)
+
+
+def _apply(args):
+    from ..inversion import SelfSupervisedInverse
+    from . import apply_folder
+
+    model = SelfSupervisedInverse.load(args.model, device=args.device, precision=args.precision)
+    if Path(args.output).resolve() == Path(args.model).resolve():
+        raise FileError("output", "another file than MODEL", repr(args.output))
+    bad, single = [], Path(args.image).is_file()
+
+    def report(path, error):
+        bad.append(path)
+        _complain(error, path)
+
+    options = {"result": args.result, "axes": args.axes, "bad": None if single else report}
+    written = apply_folder.apply(model, args.image, args.output, **options)
+    what = "image" if len(written) == 1 else "images"
+    print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
+    return (1 if written else 2) if bad else 0
+
+
+def _complain(error, path=None):
+    """Say what is wrong with one file, and go on."""
+    where = path or TYPED.get(error.argument, error.argument)
+    _say(f"left out: {where}: expected {error.expected}, got {error.got}", 1)
+
+
+def _psf(args):
+    from .. import psf
+    from ..files import tiff
+
+    sigma = args.sigma[0] if len(args.sigma) == 1 else args.sigma
+    kernel = psf.gaussian(sigma, ndim=args.ndim, size=args.size)
+    _check_outputs({}, {"--output": args.output})
+    tiff.write(args.output, kernel, argument="--output")
+
+
+def _demo(args):
+    from . import demo
+
+    options = {"device": args.device, "precision": args.precision, "num_iter": args.steps}
+    demo.run(args.out, rng=args.seed, progress=args.progress, **options)
+
+
+def _doctor(args):
+    from . import doctor
+
+    return doctor.main(args.device)
+
+
+# ---- what the arguments mean ----------------------------------------------------------------
+
+
+def _check_outputs(inputs, outputs):
+    from ..files.atomic import check_writable
+
+    taken = {}
+    for name, paths in inputs.items():
+        paths = paths if isinstance(paths, list) else [paths]
+        taken |= {Path(path).resolve(): name for path in paths if path is not None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        check_writable(path, name)
+        # Going on from a checkpoint and keeping it up to date in the same file is fine.
+        other = taken.setdefault(Path(path).resolve(), name)
+        if other != name and (other, name) != ("--resume", "--checkpoint"):
+            raise FileError(name, f"another file than {other}", repr(str(path)))
+
+
+def _axes(axes, image, psf):
+    """The letters of the image's axes; what the file leaves open is asked for, not guessed."""
+    unknown = sorted(set(axes) - set("TZCYXS"))
+    if len(unknown) == 1 and "Z" not in axes and psf is not None and psf.data.ndim == 3:
+        return axes.replace(unknown[0], "Z")  # a 3-D PSF fits nothing else
+    if unknown or len(axes) != image.data.ndim or len(set(axes)) != len(axes):
+        expected = f"one letter of T Z C Y X for each axis of shape {image.data.shape}"
+        raise InputError("--axes", f"{expected}, as --axes ZYX", repr(axes))
+    if "S" in axes:  # red, green and blue are channels like others
+        if "C" in axes:
+            raise InputError("--axes", "colour samples or channels, not both", repr(axes))
+        axes = axes.replace("S", "C")
+    return axes
+
+
+def _spacing(given, option, image, axes):
+    """µm per axis name: what was given, or else what the file says."""
+    if given is None:
+        return image.spacing
+    names = [a for a in axes if a in "ZYX"]
+    sizes = given * len(names) if len(given) == 1 else given
+    if len(sizes) != len(names) or min(sizes) <= 0:
+        expected = f"{len(names)} numbers above zero for {' '.join(names)}, as 0.5,0.1,0.1"
+        raise InputError(option, expected, ",".join(f"{size:g}" for size in given))
+    return dict(zip(names, sizes, strict=True))
+
+
+def _grids(args, spacing, axes, psf):
+    """The PSF's pixel size, where the image's is known too; else it is taken to be on its grid."""
+    psf_axes = "ZYX"[-psf.data.ndim :]
+    psf_spacing = _spacing(args.psf_spacing, "--psf-spacing", psf, psf_axes)
+    sizes, psf_sizes = _in_order(spacing, axes), _in_order(psf_spacing, psf_axes)
+    if args.psf_spacing and not sizes:
+        raise InputError("--spacing", "the image's pixel size, as --psf-spacing is given", "none")
+    return {"psf_spacing": psf_sizes} if sizes and psf_sizes else {}
+
+
+def _in_order(spacing, axes):
+    names = [a for a in axes if a in "ZYX"]
+    return tuple(spacing[a] for a in names) if set(names) <= set(spacing) else None
+
+
+def _numbers(text, kind=float, what="numbers"):
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        message = f"expected {what} with commas between them, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _whole(text):
+    return _numbers(text, int, "whole numbers")
+
+
+# ---- the parser -----------------------------------------------------------------------------
+
+
+def _parser():
+    from .. import recipes
+
+    parser = argparse.ArgumentParser(PROGRAM, description=(
+        "Restore a blurred, noisy image from nothing but itself and its point-spread function."
+    ))  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    device = argparse.ArgumentParser(add_help=False)
+    add = device.add_argument
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add("--precision", default="float32", metavar="NAME",
+        help="float32 (default); tf32x3 or tf32 for a GPU's tensor cores")  # fmt: skip
+
+    training = argparse.ArgumentParser(add_help=False, parents=[device])
+    add = training.add_argument
+    add("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
+    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[training])
+    add = files.add_argument
+    add("image", metavar="IN", help="TIFF: plain, ImageJ or OME")
+    add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
+    add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
+    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
+    add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
+    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
+    add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
+    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
+    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
+    add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
+
+    def command(name, run, text, parent=None):
+        parents = [parent] if parent else []
+        made = commands.add_parser(name, help=text, description=text, parents=parents)
+        made.set_defaults(run=run)
+        return made.add_argument
+
+    add = command("deconvolve", _deconvolve, "Remove blur and noise.", files)
+    add("--psf", required=True, metavar="PSF", help="TIFF of the point-spread function")
+    add("-o", "--output", required=True, metavar="OUT", help="TIFF of the restored image")
+    add("--denoised", metavar="OUT", help="TIFF of the denoised, still blurred image")
+
+    add = command("denoise", _denoise, "Remove noise only.", files)
+    add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside IN")
+    add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
+
+    add = command("train", _train, "Train a model on many images.", training)
+    add("images", nargs="+", metavar="IN", help="folders, TIFFs, or patterns as 'data/*.tif'")
+    add("-o", "--output", required=True, metavar="MODEL", help="the trained model (.npz)")
+    add("--recipe", default="deconoising", metavar="NAME",
+        help="one of " + ", ".join(recipes.names()) + " (default: deconoising)")  # fmt: skip
+    psf = add.__self__.add_mutually_exclusive_group()
+    psf.add_argument("--psf", metavar="PSF", help="TIFF of the point-spread function, on the "
+                     "images' grid (default: none)")  # fmt: skip
+    psf.add_argument("--psf-sigma", type=_numbers, metavar="PIXELS",
+                     help="of a Gaussian one instead, or one per axis: 2,1,1")  # fmt: skip
+    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
+    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
+    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
+    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
+
+    text = "Apply a trained model to images that it need not have seen."
+    add = command("apply", _apply, text, device)
+    add("model", metavar="MODEL", help="what `train` wrote")
+    add("image", metavar="IN", help="a TIFF, a folder of them, or a pattern as 'data/*.tif'")
+    add("-o", "--output", required=True, metavar="OUT", help="a TIFF, or a folder for several")
+    add("--result", default="denoised", choices=("denoised", "restored"),
+        help="the image without its noise (default), or without its blur too")  # fmt: skip
+    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+
+    add = command("psf", _psf, "Write a Gaussian point-spread function.")
+    add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")
+    add("--ndim", type=int, default=2, metavar="N", help="2 (default) or 3")
+    add("--size", type=int, metavar="PIXELS", help="odd (default: 4 sigma to either side)")
+    add("-o", "--output", required=True, metavar="PSF", help="TIFF to write")
+
+    add = command("demo", _demo, "Restore a micrograph and compare with Richardson-Lucy.", training)
+    add("--out", required=True, metavar="DIR", help="folder for the picture and the report")
+
+    add = command("doctor", _doctor, "Say what this machine has, what is missing, how to get it.")
+    add("--device", default="auto", metavar="NAME", help="must work for exit status 0: cpu, cuda")
+    return parser

@@ -1,0 +1,75 @@
+"""Whose array this is, and which device is meant."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+
+import numpy as np
+
+from .checks import DeviceError, choice
+from .gpu import driver
+
+log = logging.getLogger("ssi_cupy")
+
+
+def is_cupy(array):
+    """Whether `array` is a cupy array. Does not import cupy: who has one has imported it."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def namespace(*arrays):
+    """numpy or cupy, whichever all `arrays` belong to. `DeviceError` where they are mixed."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not any(isinstance(a, cupy.ndarray) for a in arrays):
+        return np
+    if any(isinstance(a, np.ndarray) for a in arrays):
+        raise DeviceError("arrays", "all on one device", "numpy and cupy arrays mixed")
+    return cupy
+
+
+def resolve_device(device, array=None):
+    """The device that "auto" means: a GPU if one works, and says which to the log, once.
+
+    Raises
+    ------
+    DeviceError
+        If "cuda" is asked for and cannot be used, or "cpu" for an array that is on a GPU.
+    """
+    choice(device, "device", ("auto", "cpu", "cuda"))
+    if device == "cpu":
+        if is_cupy(array):
+            raise DeviceError("device", "'auto' or 'cuda' for a cupy array", "'cpu'")
+        return "cpu"
+    missing = driver.missing() or driver.failing()
+    if missing and (device == "cuda" or is_cupy(array)):
+        got = f"'cuda', which needs {missing}; python -m ssi_cupy doctor --device cuda tells more"
+        raise DeviceError("device", "'cpu' on this machine", got)
+    if device == "auto":
+        _announce(missing)
+    return "cpu" if missing else "cuda"
+
+
+@functools.cache
+def _announce(missing):
+    taken = f"'cpu', as 'cuda' needs {missing}" if missing else f"'cuda': {driver.described()[0]}"
+    log.info("device 'auto' is %s", taken)
+
+
+def on_device(array, device):
+    """`array` on "cpu" or "cuda"; itself if it is there already."""
+    if device == "cpu":
+        return host(array)
+    return array if is_cupy(array) else driver.upload(array)
+
+
+def moved(array, like):
+    """`array` on the device of `like`; itself if it is there already."""
+    return on_device(array, "cuda" if is_cupy(like) else "cpu")
+
+
+def host(array):
+    """`array` as a numpy array; from a GPU, a copy that waits for what computes it."""
+    return array.get() if is_cupy(array) else array

@@ -1,0 +1,50 @@
+"""What convolutions may round on the way to a product.
+
+float32    nothing: the default.
+tf32       numbers are rounded to what the tensor cores of NVIDIA's GPUs multiply: float32's range,
+           and 11 significant bits in place of 24.
+tf32x3     numbers are split in two of these, and three of the four products of the halves are
+           summed: nearly float32's precision.
+
+Sums are float32's in any case. `ops/tensor_cores.py` says which convolutions this is about.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from .checks import choice
+
+PRODUCTS = {"float32": 0, "tf32x3": 3, "tf32": 1}  # of tensor cores; 0: none are used
+_local = threading.local()
+
+
+class Precision:
+    """Within ``with Precision(name):`` this thread's convolutions may use that precision.
+
+    Parameters
+    ----------
+    name : {"float32", "tf32x3", "tf32"}
+
+    Raises
+    ------
+    InputError
+        If there is no such precision.
+    """
+
+    def __init__(self, name):
+        self.name = choice(name, "precision", tuple(PRODUCTS))
+        self._outer = []
+
+    def __enter__(self):
+        self._outer.append(current())
+        _local.name = self.name
+        return self
+
+    def __exit__(self, *_):
+        _local.name = self._outer.pop()
+
+
+def current():
+    """The name of this thread's precision."""
+    return getattr(_local, "name", "float32")

@@ -1,0 +1,1 @@
+"""Files: TIFFs, models and checkpoints, each written whole or not at all."""

@@ -1,0 +1,312 @@
+"""TIFF files: pixels, what their axes mean, and how far apart the pixels are.
+
+Three flavours are told apart, plain, ImageJ hyperstack and OME, and what is read in one is written
+back in the same. Spacings are micrometres throughout.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import xml.etree.ElementTree as xml
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..engine.checks import FileError, InputError
+from .atomic import replacing, unwritable
+
+SPATIAL = "ZYX"
+HYPERSTACK = "TZCYX"  # the order in which ImageJ stores its axes
+CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels; the rest of 4 GiB is for what describes them
+
+_MICROMETRES = {
+    "pm": 1e-6, "å": 1e-4, "nm": 1e-3, "nanometer": 1e-3,
+    "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
+    "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "inch": 25400.0,
+}  # fmt: skip
+_RESOLUTION_UNIT = {2: 25400.0, 3: 1e4}  # TIFF 6.0: 1 none, 2 inch, 3 centimetre
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a TIFF file holds.
+
+    Attributes
+    ----------
+    data : numpy.ndarray
+    axes : str
+        One letter per axis: T time, Z Y X space, C channel, S colour sample; I or Q where the
+        file does not say what the axis is.
+    spacing : dict of str to float
+        µm between pixels along Z, Y and X, for those that the file tells.
+    flavour : {"plain", "imagej", "ome"}
+    """
+
+    data: np.ndarray
+    axes: str
+    spacing: dict = field(default_factory=dict)
+    flavour: str = "plain"
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+
+def read(path, argument="path"):
+    """The first image of a TIFF file.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    argument : str
+        What the complaint calls `path`.
+
+    Returns
+    -------
+    Image
+
+    Raises
+    ------
+    FileError
+        If the file is missing, truncated, or no TIFF.
+    """
+    with _opened(path, argument) as (file, series):
+        return Image(series.asarray(), series.axes, _spacing(file), _flavour(file))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a TIFF file says about its first image, without the pixels.
+
+    Attributes
+    ----------
+    path : str or os.PathLike
+    shape : tuple of int
+    axes : str
+        As of `Image`.
+    dtype : numpy.dtype
+        With the byte order of the file.
+    offset : int or None
+        Where the pixels begin, if they lie in the file in one piece as they are in memory.
+    spacing : dict of str to float
+        As of `Image`.
+    """
+
+    path: object
+    shape: tuple
+    axes: str
+    dtype: np.dtype
+    offset: int | None
+    spacing: dict = field(default_factory=dict)
+
+    def pixels(self, argument="path"):
+        """All pixels: mapped from the file where they lie in one piece, else read.
+
+        Of what is mapped only the pixels that are looked at are ever in memory.
+        """
+        if self.offset is None:
+            return read(self.path, argument).data
+        try:
+            options = {"dtype": self.dtype, "mode": "r", "offset": self.offset}
+            return np.memmap(self.path, shape=self.shape, **options)
+        except (OSError, ValueError) as error:  # it was whole when `layout` looked at it
+            raise _unreadable(self.path, argument, error) from error
+
+
+def layout(path, argument="path"):
+    """The `Layout` of a TIFF file. Arguments and errors as of `read`."""
+    with _opened(path, argument) as (file, series):
+        dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+        offset = series.dataoffset
+        return Layout(path, series.shape, series.axes, dtype, offset, _spacing(file))
+
+
+@contextmanager
+def _opened(path, argument):
+    """(file, its first image) of a TIFF file that is whole."""
+    import tifffile
+
+    try:
+        with _complaints_of(tifffile) as complaints, tifffile.TiffFile(path) as file:
+            if not file.series:
+                raise tifffile.TiffFileError("no image in it")
+            series = file.series[0]
+            _check_whole(file, series)
+            yield file, series
+        if complaints:
+            raise tifffile.TiffFileError(complaints[0])
+    except FileNotFoundError:
+        raise FileError(argument, "an existing TIFF file", f"{str(path)!r}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a parser fed with anything at all fails in any way at all
+        raise _unreadable(path, argument, error) from error
+
+
+def _unreadable(path, argument, error):
+    return FileError(argument, "a readable TIFF file", f"{str(path)!r} ({error})")
+
+
+@contextmanager
+def _complaints_of(tifffile):
+    """tifffile logs many a damage and returns what is left; here that is an error."""
+    complaints, thread = [], threading.get_ident()
+
+    class Collect(logging.Handler):
+        def emit(self, record):
+            if record.thread == thread:
+                complaints.append(record.getMessage())
+
+    log, handler = logging.getLogger(tifffile.__name__), Collect(logging.ERROR)
+    log.addHandler(handler)
+    try:
+        yield complaints
+    finally:
+        log.removeHandler(handler)
+
+
+def _check_whole(file, series):
+    """Pixels beyond the end of the file would be read as zeros, not as an error."""
+    for page in filter(None, series.pages):
+        size = page.parent.filehandle.size  # OME images may be spread over several files
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if offset + count > size:
+                raise ValueError(f"truncated: pixels up to byte {offset + count} of {size}")
+
+
+def _flavour(file):
+    return "ome" if file.is_ome else "imagej" if file.is_imagej else "plain"
+
+
+def _spacing(file):
+    if file.is_ome:
+        found = _ome_spacing(file.ome_metadata)
+    else:
+        found = _resolution_spacing(file.pages[0].tags, file.imagej_metadata or {})
+    return {axis: size for axis, size in found.items() if 0 < size < np.inf}
+
+
+def _ome_spacing(metadata):
+    pixels = next(e for e in xml.fromstring(metadata).iter() if e.tag.endswith("}Pixels"))
+    found = {}
+    for axis in SPATIAL:
+        unit = _micrometres(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if unit and (size := pixels.get(f"PhysicalSize{axis}")):
+            found[axis] = float(size) * unit
+    return found
+
+
+def _resolution_spacing(tags, imagej):
+    unit = _micrometres(imagej.get("unit", ""))
+    if unit is None:
+        code = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 1
+        # In a plain file inches are the resolution of a print, not of a microscope.
+        unit = _RESOLUTION_UNIT.get(code) if imagej or code == 3 else None
+    if unit is None:
+        return {}
+    found = {}
+    if "spacing" in imagej:
+        found["Z"] = float(imagej["spacing"]) * unit
+    for axis in "YX":
+        if f"{axis}Resolution" in tags:
+            pixels, per = tags[f"{axis}Resolution"].value
+            found[axis] = per / pixels * unit if pixels else 0.0
+    return found
+
+
+def _micrometres(unit):
+    """How many µm a unit is, None if it is not a length."""
+    unit = unit.replace(r"\u00B5", "µ").replace("\u03bc", "µ")  # ImageJ's escape; the Greek mu
+    return _MICROMETRES.get(unit.strip().lower())
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+
+def write(path, data, axes=None, spacing=None, *, like=None, argument="path"):
+    """Write float32 pixels, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    data : numpy.ndarray
+    axes : str, optional
+        One letter per axis of `data`; default, that of `like`, or the last of "TZCYX". ImageJ
+        stores its axes in the order TZCYX, and colour samples S are stored as channels C, so
+        `data` is transposed to that where need be.
+    spacing : dict of str to float, optional
+        µm between pixels along Z, Y and X, as far as known; default, that of `like`.
+    like : Image, optional
+        The image whose flavour, axes and spacing to keep. A plain one is written as ImageJ
+        hyperstack where its axes allow: a plain file has no room for them.
+    argument : str
+        What the complaint calls `path`.
+    """
+    import tifffile
+
+    data = np.asarray(data, dtype=np.float32)
+    axes = _axes_of(data, axes if axes else like.axes if like else None)
+    spacing = dict((like.spacing if like else None) or {}) if spacing is None else dict(spacing)
+    data, axes = _samples_as_channels(data, axes)
+    flavour = _flavour_for(data, axes, like)
+    if flavour == "imagej" or (flavour == "ome" and not axes.endswith("YX")):
+        order = "".join(a for a in HYPERSTACK if a in axes)
+        data, axes = data.transpose([axes.index(a) for a in order]), order
+    options = {"plain": _plain, "imagej": _imagej, "ome": _ome}[flavour](axes, spacing)
+    try:
+        with replacing(path) as temporary:
+            big = data.nbytes > CLASSIC_LIMIT
+            tifffile.imwrite(temporary, data, bigtiff=big, photometric="minisblack", **options)
+    except OSError as error:
+        raise unwritable(path, argument, error) from error
+
+
+def _axes_of(data, axes):
+    axes = HYPERSTACK[-data.ndim :] if axes is None else axes
+    if len(axes) != data.ndim or len(set(axes)) != len(axes):
+        raise InputError("axes", f"{data.ndim} different letters", repr(axes))
+    return axes
+
+
+def _samples_as_channels(data, axes):
+    if "S" not in axes or "C" in axes:
+        return data, axes
+    without = axes.replace("S", "")
+    at = max(without.find("Y"), 0)
+    return np.moveaxis(data, axes.index("S"), at), without[:at] + "C" + without[at:]
+
+
+def _flavour_for(data, axes, like):
+    if not set("YX") <= set(axes) <= set(HYPERSTACK):
+        return "plain"
+    if like is not None and like.flavour == "ome" or data.nbytes > CLASSIC_LIMIT:
+        return "ome"  # ImageJ cannot open a BigTIFF as a hyperstack
+    return "imagej"
+
+
+def _plain(axes, spacing):
+    return {"metadata": {"axes": axes}} | _resolution(spacing, 1e4, "CENTIMETER")
+
+
+def _imagej(axes, spacing):
+    metadata = {"axes": axes}
+    resolution = _resolution(spacing, 1.0, "NONE")
+    if resolution:  # without it, a unit would make every pixel one unit wide
+        metadata["unit"] = "um"
+        if "Z" in spacing:
+            metadata["spacing"] = spacing["Z"]
+    return {"imagej": True, "metadata": metadata} | resolution
+
+
+def _resolution(spacing, unit, name):
+    if not {"X", "Y"} <= set(spacing):
+        return {}
+    return {"resolution": (unit / spacing["X"], unit / spacing["Y"]), "resolutionunit": name}
+
+
+def _ome(axes, spacing):
+    metadata = {"axes": axes}
+    for axis in spacing:
+        metadata |= {f"PhysicalSize{axis}": spacing[axis], f"PhysicalSize{axis}Unit": "µm"}
+    return {"ome": True, "metadata": metadata}

@@ -1,0 +1,196 @@
+"""Inference: a trained network applied to an image, whole or tile by tile.
+
+f(y) is the average over the rotations and flips that the training used, each undone, in the units
+of the image; g(f(y)) is what the forward model makes of it. Both are computed in a *frame*: the
+image and the mirrored margin around it that `margin_of` asks for. Where the frame does not
+fit into memory it is cut into tiles, of which one at a time is read, computed and written. They
+begin where the network's pooling windows do, seen from either end, and overlap by twice what the
+network and the point-spread function see. So the result is that of the whole image, up to rounding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from .. import symmetry
+from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
+from ..engine.checks import InputError, numbers, real_array
+from ..engine.precision import Precision
+from ..ops.pad import index_map
+from ..physics import apply
+from ..training.forward_model import margin_of, reach_of, wraps
+from ..unet import unet_forward
+from . import tiling
+
+SPARE = 1.3  # a map is not used again for one of another size, as of odd levels
+WORK = 50  # bytes per pixel and channel beside the network's maps: the blur's grid, results
+
+
+def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
+    """f(y) and g(f(y)) of a trained model.
+
+    Parameters
+    ----------
+    model : SelfSupervisedInverse
+    image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array
+        Or anything else that has a shape and a dtype and is read by slices.
+    restored, reblurred : array or bool
+        Where to write each; True for a new array, False where it is not wanted.
+    tile_size, tile_overlap : int or tuple of int, optional
+
+    Returns
+    -------
+    restored, reblurred : array or None
+    """
+    image = numbers(image, "image", ndim=(2, 3, 5))
+    shape = (1,) * (5 - image.ndim) + tuple(image.shape)
+    if shape[1] != model.net.inputs:
+        raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
+    if (shape[2] > 1) != (model.net.ndim == 3):
+        expected = f"a {model.net.ndim}-D image, as the model was trained on"
+        raise InputError("image", expected, f"shape {tuple(image.shape)}")
+    if any(n < least for n, least in zip(shape[2:], model.net.smallest, strict=True)):
+        expected = f"at least {model.net.smallest} pixels along (Z, Y, X), as the network pools"
+        raise InputError("image", expected, f"shape {tuple(image.shape)}")
+    margin = margin_of(model.physics, model.recipe, shape[2:])
+    local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
+    given = _given(tile_size, tile_overlap, image.shape)
+    frame = tuple(n + 2 * m for n, m in zip(shape[2:], margin, strict=True))
+    fits = memory(model.net, shape[0] * math.prod(frame)) <= free_memory(model.parameters) / 2
+    pieces = _pieces(model, shape[2:], frame, local or (0, 0, 0), fits, *given)
+    whole = fits and len(pieces) == 1
+    by_tile = whole or local is not None
+    if not by_tile and restored is False:
+        restored, unwanted = True, True
+    else:
+        unwanted = False
+    restored, reblurred = (_output(out, image) for out in (restored, reblurred))
+    batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
+    with Pool(), Precision(model.precision):
+        for batch, tile in itertools.product(batches, pieces):
+            x = _network(model, _read(image, batch, tile, margin))
+            if restored is not None:
+                tile.add(_five(restored)[batch], x.astype(np.float32), margin)
+            if reblurred is not None and by_tile:
+                x = apply(model.physics, x)
+                tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+            del x  # its memory is the next one's
+            for array in (image, restored, reblurred):
+                tiling.release(array)
+    if not by_tile:
+        x = moved(np.ascontiguousarray(host(_five(restored)), np.float32), model.parameters)
+        _five(reblurred)[...] = moved(apply(model.physics, x), reblurred)
+    return None if unwanted else restored, reblurred
+
+
+def memory(net, pixels):
+    """The bytes that inference takes at most for a tile of that many pixels.
+
+    ``4 · SPARE · footprint + WORK · channels`` for each, where the `footprint` of a network tells
+    of its feature maps; and the network's weights, copied as its loops want them.
+    """
+    maps = 4 * SPARE * net.footprint
+    return pixels * (maps + WORK * max(net.inputs, net.outputs)) + 16 * net.size
+
+
+def _locality(g):
+    """How far along Z, Y and X g moves light; None where any pixel may see any other."""
+    try:
+        return None if wraps(g) else reach_of(g)
+    except InputError:  # a model of one's own that does not say
+        return None
+
+
+def _given(tile_size, tile_overlap, shape):
+    """Both for (Z, Y, X), or None: checked."""
+    shape = shape[-3:]
+    found = tiling.sizes(tile_size, tile_overlap, shape)
+    fill = (1, 0)  # of a Z that the image has not
+    return [v and (n,) * (3 - len(v)) + v for n, v in zip(fill, found, strict=True)]
+
+
+def _pieces(model, shape, frame, local, fits, tile_size, tile_overlap):
+    """The tiles of the frame, in order; a single one where it fits into memory."""
+    net = model.net
+    reach = tuple(map(sum, zip(net.reach, local, strict=True)))
+    step = net.smallest
+    if any(exchange for exchange, _ in model.symmetries):  # then Y is X, and X is Y
+        reach = (reach[0], *2 * [max(reach[1:])])
+        step = (step[0], *2 * [math.lcm(*step[1:])])
+    exact = tuple(2 * far for far in reach)
+    if tile_size is None:
+        if fits:
+            return tiling.tiles(frame, frame)
+        most = min(free_memory(model.parameters) / 2, tiling.MOST) - memory(net, 0)
+        most = max(most / (memory(net, 1) - memory(net, 0)), 1.0)
+        tile_size, overlap = tiling.choose(frame, reach, most)
+    else:  # a tile that holds the image holds its margin too
+        both = zip(tile_size, shape, frame, strict=True)
+        tile_size = tuple(f if t >= n else min(t, f) for t, n, f in both)
+        can = tiling.overhead(frame, tile_size, exact) < math.inf
+        overlap = exact if can else tiling.quarter(tile_size, exact)
+    overlap = tile_overlap or overlap
+    cut = [t < f for t, f in zip(tile_size, frame, strict=True)]
+    short = [c and o < e for c, o, e in zip(cut, overlap, exact, strict=True)]
+    if any(short):
+        log.warning(
+            "tiles of %s pixels overlap by %s; only with %s would their seams leave no trace",
+            *("×".join(map(str, some[frame[0] == 1 :])) for some in (tile_size, overlap, exact)),
+        )
+    blind = tuple(0 if s else far for s, far in zip(short, reach, strict=True))
+    return tiling.tiles(frame, tile_size, overlap, step=step, blind=blind)
+
+
+def _read(image, batch, tile, margin):
+    """The pixels of a tile of the frame, (N, C, Z, Y, X) in float64."""
+    sizes = ((1, 1, 1) + tuple(image.shape))[-3:]
+    maps = [
+        index_map(n, m, m, "mirror", n + 2 * m)[box]
+        for n, m, box in zip(sizes, margin, tile.box, strict=True)
+    ]
+    window = [slice(int(i.min()), int(i.max()) + 1) for i in maps]
+    y = host(image[(batch, slice(None), *window)[-image.ndim :]])
+    y = real_array(np.asarray(y), "image").astype(np.float64)
+    y = y.reshape((1,) * (5 - y.ndim) + y.shape)
+    for axis, (i, part) in enumerate(zip(maps, window, strict=True), start=2):
+        if len(i) != y.shape[axis] or i[0] != part.start:
+            y = y.take(i - part.start, axis)
+    return y
+
+
+def _network(model, y):
+    """f(y) of a tile in the image's units, on the device of the model."""
+    offset, scale = model.units
+    y = moved(((y - offset) / scale).astype(model.parameters.dtype), model.parameters)
+    settings = {"net": model.net, "statistics": model.statistics, "keep": False}
+    x = zeros(y.shape, y.dtype, like=y)
+    for transform in model.symmetries:
+        out = unet_forward(symmetry.apply(y, transform), model.parameters, **settings)[0]
+        x += symmetry.undo(out, transform)
+    return x / len(model.symmetries) * scale + offset
+
+
+def _output(out, image):
+    """An array to write to: the caller's own, or a new one on the device of the image."""
+    if out is False:
+        return None
+    if out is True:
+        return empty(tuple(image.shape), np.float32, like=image)
+    if not (isinstance(out, np.ndarray) or is_cupy(out)) or out.dtype.kind != "f":
+        got = getattr(out, "dtype", type(out).__name__)
+        raise InputError("out", "an array of floating-point numbers", str(got))
+    if out.shape != tuple(image.shape):
+        raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
+    both = isinstance(out, np.ndarray) and isinstance(image, np.ndarray)
+    if both and np.shares_memory(out, image):
+        # where tiles overlap, results would be read as the image
+        raise InputError("out", "memory of its own", "that of the image")
+    return out
+
+
+def _five(array):
+    """`array` as (N, C, Z, Y, X): a view, also of memory that is not contiguous."""
+    return array[(None,) * (5 - array.ndim)]

@@ -1,0 +1,234 @@
+"""How `conv.py` cuts an image: everything there follows from shapes alone.
+
+On the CPU into *bands* of rows whose working set fits the second-level cache, with a list of the
+distances at which the taps lie; on CUDA into tiles of a block of threads. A weights' gradient is
+summed over *slices* of the image first, then over the slices in their order, so their number must
+not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..engine.cpu.llvm import lanes
+from ..engine.cpu.register_tiles import OUTS, VECS
+from ..engine.cpu.winograd_transforms import POINTS, TILE
+from ..engine.gpu import launch
+from . import winograd
+
+# ---- on the CPU ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that follows from the shapes alone."""
+
+    kernel_size: tuple[int, int, int]
+    no_bias: np.ndarray  # zeros
+    rows: int  # of a band
+    bands: int  # over all images and planes
+    groups: int  # of output channels, where there are too few bands to keep threads busy
+    taps: np.ndarray  # none: by Winograd's method
+    tile: int
+    scratch: int
+    # of the weights' gradient
+    gradient_rows: int
+    slices: int  # partial sums
+    gradient_groups: int  # of output channels
+    gradient_taps: np.ndarray  # their number made a multiple of VECS; or [gradient_groups]
+    gradient_scratch: int
+
+
+@functools.lru_cache(maxsize=256)
+def plan_of(x_shape, w_shape, dtype):
+    """The `Plan` of a convolution of x by w."""
+    if _by_winograd(x_shape, w_shape):
+        return _winograd_plan(x_shape, w_shape, dtype)
+    n, inputs, depth, height, width = x_shape
+    kz, ky, kx = kernel_size = w_shape[2:]
+    pitch = width + kx - 1
+    # A band has at most 16 rows (fewer rows read its edges again more often), fits 1.5 MB, and is
+    # small enough that there are 8 of them, unless it would then have fewer than 4 rows.
+    fits = 1_500_000 // (dtype.itemsize * inputs * kz * pitch) - (ky - 1)
+    rows = max(1, min(16, height, fits))
+    while rows > 4 and n * depth * -(-height // rows) < 8:
+        rows -= 1
+    rows = -(-height // -(-height // rows))  # bands of nearly one size
+    tall = rows + ky - 1
+    distance = np.arange(inputs * kz)[:, None, None] * tall * pitch
+    distance = distance + np.arange(ky)[:, None] * pitch + np.arange(kx)
+    taps = distance.ravel().astype(np.int64)
+    triples = np.concatenate([taps, np.zeros(-len(taps) % VECS, np.int64)])
+    bands = n * depth * -(-height // rows)
+    blocks = -(-w_shape[0] // OUTS)
+    lane = lanes(dtype)
+    tile = VECS * lane
+    image = inputs * kz * tall * pitch + 2 * tile + kx + 64
+    return Plan(
+        kernel_size=kernel_size,
+        no_bias=np.zeros(w_shape[0], dtype),
+        rows=rows,
+        bands=bands,
+        groups=min(blocks, -(-8 // bands)),
+        taps=taps,
+        tile=tile,
+        scratch=image + OUTS * (rows * pitch + tile),
+        gradient_rows=rows,
+        slices=_slices(bands, blocks, len(triples)),
+        gradient_groups=blocks,
+        gradient_taps=triples,
+        gradient_scratch=image + OUTS * (rows * pitch + lane),
+    )
+
+
+def _slices(bands, blocks, taps):
+    """Partial sums of a weights' gradient: fewer where they are large."""
+    return min(bands, max(2, min(16, 500_000 // (blocks * OUTS * taps))))
+
+
+FEWEST_CHANNELS = 8  # on both sides, for Winograd's method to be worth its transforms
+FEWEST_TILES = 16  # of a plane
+
+
+def _by_winograd(x_shape, w_shape):
+    outputs, inputs, _, ky, kx = w_shape
+    tiles = -(-x_shape[3] // TILE) * -(-x_shape[4] // TILE)
+    fits = ky == kx and ky in POINTS and tiles >= FEWEST_TILES
+    return fits and min(inputs, outputs) >= FEWEST_CHANNELS
+
+
+def _winograd_plan(x_shape, w_shape, dtype):
+    n, inputs, depth, height, width = x_shape
+    outputs, _, kz, r, _ = w_shape
+    lane, planes, blocks, positions = lanes(dtype), inputs * kz, -(-outputs // OUTS), (r + 3) ** 2
+    columns = winograd.columns_of(width)
+    lines, across = -(-height // TILE), -(-width // (TILE * columns))
+    line = -(-(columns + 1) // lane) * lane * TILE
+
+    def bands(rows):
+        return n * depth * -(-lines // rows) * across
+
+    def scratch(rows, size, outputs, more=0):
+        matrices = positions * ((planes + outputs) * size + 2 * lane)
+        return matrices + more + line * (TILE * rows + 2 * r + 2) + 8 * lane
+
+    # A band's matrices fit 900 kB, unless it would be less than two products wide.
+    fits = 900_000 // (positions * dtype.itemsize * (planes + blocks * OUTS))
+    rows = min(lines, max(1, max(fits, 2 * VECS * lane) // columns))
+    while rows > 1 and bands(rows) < 8:
+        rows -= 1
+    rows = winograd.even_parts(lines, rows)
+    groups = min(blocks, -(-8 // bands(rows)))
+    size = winograd.pitch_of(rows * columns, lane)
+
+    # A group of outputs has 6 MB of sums.
+    gradient_groups = min(blocks, -(-positions * planes * blocks * OUTS // 1_500_000))
+    of_group = -(-blocks // gradient_groups) * OUTS
+    numbers = positions * (planes + of_group)
+    gradient_rows = min(lines, max(1, (16 if numbers <= 8000 else 8) * lane // columns))
+    gradient_rows = winograd.even_parts(lines, gradient_rows)
+    while gradient_rows > 1 and bands(gradient_rows) < 8:
+        gradient_rows -= 1
+    tiles = n * depth * lines * -(-width // TILE)
+    slices = _slices(bands(gradient_rows), blocks, planes * r * r)
+    slices = min(slices, max(2, tiles // 256))
+    per_band, per_slice = gradient_rows * columns, -(-bands(gradient_rows) // slices)
+    capacity = winograd.capacity_of(numbers, lane, per_band, per_slice)
+    gradient_size = winograd.pitch_of(capacity, lane)
+    return Plan(
+        kernel_size=w_shape[2:],
+        no_bias=np.zeros(outputs, dtype),
+        rows=rows * TILE,
+        bands=bands(rows),
+        groups=groups,
+        taps=np.zeros(0, np.int64),
+        tile=0,
+        scratch=scratch(rows, size, -(-blocks // groups) * OUTS),
+        gradient_rows=gradient_rows * TILE,
+        slices=slices,
+        gradient_groups=gradient_groups,
+        gradient_taps=np.array([gradient_groups]),
+        gradient_scratch=scratch(
+            gradient_rows, gradient_size, of_group, positions * of_group * (planes + 2)
+        ),
+    )
+
+
+# ---- on CUDA ------------------------------------------------------------------------------------
+
+ENOUGH = 264  # blocks that keep a large GPU busy: two for each of its processors
+PIXELS = 4  # neighbours along X that a thread has
+WARPS = {4: 10, 8: 8}  # of a block of conv_weights_kernel, at most; by itemsize
+SHARED = 40960  # bytes of shared memory that a block takes, so that several fit
+
+
+def tiles_on_cuda(shape, planes, threads):
+    """How conv_forward_kernel cuts y: ``(number of tiles, columns, lines, slices)``.
+
+    A tile is 4 columns × lines pixels large, as large as leaves enough blocks. On small images
+    it is smaller than a block of threads, of which `slices` groups then share the planes.
+    """
+    n, channels, depth, height, width = shape
+    for slices in (1, 2, 4, 8):
+        columns, lines = _rectangle(threads // slices)
+        tiles = n * depth * -(-height // lines) * -(-width // (PIXELS * columns))
+        enough = tiles * -(-channels // OUTS) >= ENOUGH
+        if enough or threads // (2 * slices) < 32 or 2 * slices > planes:
+            break
+    return tiles, columns, lines, slices
+
+
+def _rectangle(threads):
+    """(columns, lines) of that many threads, a power of two; a tile is 4 × as wide."""
+    columns = 16 if threads >= 128 else 8 if threads >= 64 else 4
+    return columns, threads // columns
+
+
+def forward_launch(n, args, threads):
+    """The grid of conv_forward_kernel."""
+    x, y, (kz, ky, kx) = args[0], args[5], args[7:10]
+    planes = x.shape[1] * kz
+    _, columns, lines, slices = tiles_on_cuda(y.shape, planes, threads)
+    numbers = (lines + ky - 1) * _row_length(PIXELS * columns, kx) + ky * kx * OUTS
+    fit = SHARED // (x.itemsize * numbers * slices)  # planes, as in conv.cu
+    shared = slices * max(1, min(fit, 4)) * numbers
+    if slices > 1:
+        shared = max(shared, 4 * PIXELS * threads)
+    across = -(-y.shape[4] // (PIXELS * columns)) * -(-y.shape[3] // lines)
+    grid = across, -(-y.shape[1] // OUTS), y.shape[0] * y.shape[2]
+    return grid, (columns, lines, slices), shared * x.itemsize
+
+
+def weights_launch(n, args, threads):
+    """The grid of conv_weights_kernel."""
+    x, partial, (kz, ky, kx) = args[0], args[4], args[6:9]
+    lines, per_block, parts = _parts(x.shape[1] * kz, ky, x.itemsize, threads)
+    tile = OUTS * 8 * 64 + per_block * (8 + lines - 1) * _row_length(64, kx)
+    return (*partial.shape[:2], parts), (32, per_block * lines), tile * x.itemsize
+
+
+def _parts(planes, ky, itemsize, threads):
+    """Of conv_weights_kernel: rows of taps that a block has of a plane, a warp each; planes that
+    it has; blocks for all planes."""
+    warps = WARPS[itemsize]
+    lines = min(ky, warps)
+    per_block = max(1, min(planes, min(threads // 25, warps) // lines))
+    return lines, per_block, -(-planes // per_block) * -(-ky // lines)
+
+
+def slices_on_cuda(x_shape, w_shape, itemsize):
+    """(slices of the image, rows of a band) for conv_weights_kernel: as many slices as give enough
+    blocks, of bands of 8 rows, which are one tile high; but partial sums of 64 MiB at most."""
+    n, inputs, depth, height, _ = x_shape
+    outputs, _, kz, ky, _ = w_shape
+    blocks = -(-outputs // OUTS) * _parts(inputs * kz, ky, itemsize, launch.THREADS)[2]
+    fits = (64 << 20) // (itemsize * int(np.prod(w_shape)))
+    return max(1, min(n * depth * -(-height // 8), -(-2 * ENOUGH // blocks), fits)), 8
+
+
+def _row_length(width, kx):
+    """Numbers in a row of a tile, as in tiles.cuh."""
+    return width + (0 if kx == 1 else 4 if kx <= 5 else -(-kx // 4) * 4)

@@ -1,0 +1,78 @@
+"""Where a training's images come from: what the network is shown in each step.
+
+A source is asked for one batch after another, and fills arrays that stay where they are, so that a
+whole step can be captured once and replayed. It has ::
+
+    shape                               (N, C, Z, Y, X) of a batch
+    like                                an array on the device where batches are made
+    shape_of(step)                      the batch's shape in that step: `shape`, or Y and X swapped
+    draw(step, y, validation, inside)   fill the three, a pure function of the seed and the step
+    every()                             all there is to see, batch by batch, for calibration
+    mean                                of the image, which hidden pixels may be filled with
+    fingerprint()                       what a checkpoint knows it by
+    checks                              how many batches a validation has, if it is apart
+    check(number, y, validation, inside)    fill the three with one of them, always the same
+
+Where `checks` is 0, every step has its validation: of the pixels that it has hidden for that.
+
+`y`, float32, is target and network input; `validation`, uint8 of one channel, the pixels that are
+always hidden and never in the loss; `inside`, alike, those that the loss may look at.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from .. import symmetry
+from ..engine.backend import host
+from ..masking import validation_pixels
+from ..random import Stream, pick
+
+
+class WholeImage:
+    """The whole image in every step, transformed by one of its symmetries.
+
+    Parameters
+    ----------
+    y : (N, C, Z, Y, X) array of float32
+        In units of the training.
+    validation : float
+        The fraction of pixels that is kept for validation.
+    symmetries : list of symmetry
+        Of which one is picked in each step.
+    seed : int
+    """
+
+    def __init__(self, y, *, validation, symmetries=(symmetry.IDENTITY,), seed=0):
+        self.y = self.like = y
+        self.shape, self.symmetries, self.seed = y.shape, list(symmetries), seed
+        self.mean = float(host(y).mean())  # on the CPU, whose sum it is on every device
+        self.validation = validation_pixels(y.shape, validation, seed, like=y)
+        self._drawn, self._into, self.checks = None, None, 0
+
+    def shape_of(self, step):
+        """The batch's shape in a step: that of the image, or with Y and X exchanged."""
+        *first, y, x = self.shape
+        return (*first, x, y) if self._symmetry(step)[0] else self.shape
+
+    def draw(self, step, y, validation, inside):
+        """Fill `y`, `validation` and `inside`; all of it is inside."""
+        transform = self._symmetry(step)
+        if self._drawn == transform and self._into is y:  # which holds it still
+            return
+        symmetry.apply(self.y, transform, out=y)
+        symmetry.apply(self.validation, transform, out=validation)
+        inside[...] = 1
+        self._drawn, self._into = transform, y
+
+    def every(self):
+        """The image in all its symmetries."""
+        for transform in self.symmetries:
+            yield symmetry.apply(self.y, transform)
+
+    def fingerprint(self):
+        """Shape and checksum."""
+        return f"{self.shape}, crc {zlib.crc32(host(self.y)):08x}"
+
+    def _symmetry(self, step):
+        return self.symmetries[pick(len(self.symmetries), self.seed, Stream.SYMMETRY, step)]

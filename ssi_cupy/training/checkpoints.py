@@ -1,0 +1,87 @@
+"""The state of a training in a file, and a training that goes on from it to the same bits."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+
+from ..engine.backend import moved
+from ..engine.checks import FileError, InputError
+from ..files import model_file
+from ..physics import to_dict
+
+
+def save(training, path):
+    """Write a checkpoint of a `Training`, whole or not at all."""
+    best = training.best
+    arrays = {
+        "parameters": training.parameters, "statistics": training.statistics,
+        "best_parameters": best["parameters"], "best_statistics": best["statistics"],
+        "best": np.array([best["validation"], best["step"]]),
+        "schedule": training.schedule_state,
+        "history": np.array([list(h.values()) for h in training.history]),
+    }  # fmt: skip
+    arrays |= {f"adam_{k}": v for k, v in training.optimiser.state().items()}
+    if training.average:
+        arrays |= {f"average_{k}": v for k, v in training.average.state().items()}
+    model_file.write(path, "checkpoint", _identity(training), arrays, "checkpoint")
+
+
+def load(training, path):
+    """Go on from a checkpoint of the same image, recipe, seed and number of steps."""
+    identity, arrays = model_file.read(path, "checkpoint", "resume")
+    identity = {"precision": "float32"} | identity  # once there was no other
+    for name, mine in _identity(training).items():
+        if identity.get(name) != mine:
+            mine, other = _differing(mine, identity.get(name))
+            raise FileError("resume", f"a checkpoint of the same {name}: {mine}", other)
+    try:
+        training.optimiser.load({k[5:]: v for k, v in arrays.items() if k.startswith("adam_")})
+        if training.average:
+            training.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
+        for name in ("parameters", "statistics"):
+            getattr(training, name)[...] = moved(arrays[name], training.parameters)
+            training.best[name][...] = moved(arrays[f"best_{name}"], training.parameters)
+        validation, step = arrays["best"].tolist()
+        training.best |= {"validation": validation, "step": int(step)}
+        training.schedule_state = arrays["schedule"]
+        keys = ("step", "loss", "validation", "lr")
+        rows = arrays["history"].tolist()
+        training.history = [dict(zip(keys, row, strict=True)) for row in rows]
+    except (KeyError, ValueError) as error:
+        raise FileError("resume", "a whole checkpoint", f"{path} ({error})") from None
+
+
+def _identity(training):
+    """What must be the same for a checkpoint to be gone on from."""
+    return {
+        "recipe": json.loads(model_file.describe(training.recipe)),
+        "seed": training.seed,
+        "steps": training.steps,
+        "precision": training.model.precision,
+        "physics": _fingerprint(training.model.physics),
+        "image": training.source.fingerprint(),
+        "network": json.loads(model_file.describe(training.net)),  # the voxels' shape is in it
+    }
+
+
+def _fingerprint(g):
+    """A forward model's name and a checksum of all its settings; of a user's own, the name."""
+    try:
+        values = to_dict(g)
+    except InputError:
+        return type(g).__name__
+    crc = 0
+    for name, value in sorted(values.items()):
+        crc = zlib.crc32(np.asarray(value).tobytes(), zlib.crc32(name.encode(), crc))
+    return f"{type(g).__name__}, crc {crc:08x}"
+
+
+def _differing(a, b):
+    """`a` and `b`; if both are dicts, what is not alike in them."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a, b
+    unlike = {key: _differing(a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
+    return tuple({key: pair[side] for key, pair in unlike.items()} for side in (0, 1))

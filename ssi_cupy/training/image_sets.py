@@ -1,0 +1,289 @@
+"""Many images of one kind, one at a time: arrays, or TIFF files that never are all in memory.
+
+Where a TIFF is not compressed, the pixels that are asked for are mapped from the file, and given
+back at once. Compressed ones are read whole, and the last few are kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import glob
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..engine.backend import host, log
+from ..engine.checks import FileError, InputError, real_array
+from ..files import tiff
+
+CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
+SAMPLE = 2**20  # pixels of all images that percentiles are taken of
+ENDINGS = (".tif", ".tiff")
+
+
+def is_many(image):
+    """Whether an argument means a set of images: a path, paths or a list of arrays."""
+    if isinstance(image, (Images, str, os.PathLike)):
+        return True
+    return isinstance(image, (list, tuple)) and any(map(_is_one, image))
+
+
+def _is_one(item):
+    return isinstance(item, (str, os.PathLike)) or getattr(item, "ndim", 0) >= 2
+
+
+def find(where, argument="image"):
+    """The TIFF files that a path means: the file itself, those of a folder, or of a pattern.
+
+    Returns
+    -------
+    list of Path, in the order of their names
+    """
+    path = Path(where)
+    if path.is_dir():
+        found = [p for p in sorted(path.iterdir()) if _is_tiff(p)]
+        where = f"the folder {str(where)!r}"
+    elif path.exists():
+        return [path]
+    elif not glob.has_magic(str(where)):
+        raise FileError(argument, "an existing TIFF file or folder", repr(str(where)))
+    else:
+        found = [p for p in map(Path, sorted(glob.glob(str(where)))) if p.is_file()]
+        where = f"the pattern {str(where)!r}"
+    if not found:
+        raise FileError(argument, "at least one TIFF file", f"none in {where}")
+    return found
+
+
+def _is_tiff(path):
+    # names that begin with a dot are scraps, of other systems and of files being written
+    return path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
+
+
+def gather(what, axes=None, argument="image", bad=None):
+    """The `Images` that an argument means.
+
+    Parameters
+    ----------
+    what : path, list of paths and arrays, or (N, C, Z, Y, X) array
+        A path is that of a TIFF file, of a folder of them, or a pattern as ``data/*.tif``. Arrays
+        are (Y, X), (Z, Y, X) or (C, Z, Y, X).
+    axes : str, optional
+        A letter of T, C, Z, Y, X for each axis of the files, where they do not say it themselves.
+        Time points are images of their own.
+    argument : str
+        What complaints call `what`.
+    bad : callable, optional
+        Called with the `InputError` of each file that cannot be used, which is then left out. By
+        default it is raised.
+
+    Raises
+    ------
+    InputError
+        If there is none, if one cannot be used, or if they are not all 2-D or all 3-D and of as
+        many channels.
+    """
+    if isinstance(what, Images):
+        return what
+    if isinstance(what, (str, os.PathLike)):
+        what = find(what, argument)
+    elif hasattr(what, "ndim"):
+        what = list(host(real_array(what, argument, ndim=5)))
+    cache, found = _Cache(), []
+    for i, item in enumerate(what):
+        try:
+            if isinstance(item, (str, os.PathLike)):
+                fresh = _of_file(item, axes, argument, cache)
+            else:
+                fresh = [_of_array(item, f"{argument}[{i}]")]
+            for image in fresh:
+                image.look()
+            found += fresh
+        except InputError as error:
+            if bad is None:
+                raise
+            bad(error)
+    if not found:
+        raise InputError(argument, "at least one image", "none that can be used")
+    return Images(found, argument)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass over an image finds."""
+
+    count: int
+    mean: float
+    squares: float  # Σ (y − mean)²
+    low: float
+    high: float
+
+
+class _Image:
+    """One image: a name, a shape (C, Z, Y, X), and how to get at its pixels."""
+
+    def __init__(self, name, shape, dtype, pixels, spacing=None):
+        self.name, self.shape, self.dtype, self.pixels = name, shape, dtype, pixels
+        self.spacing = spacing or {}
+
+    def look(self):
+        """Mean and spread in float64, plane by plane; an `InputError` where one is not finite."""
+        count, mean, squares, low, high = 0, 0.0, 0.0, np.inf, -np.inf
+        pixels = self.pixels()
+        for place in np.ndindex(self.shape[:2]):
+            y = np.asarray(pixels[place], np.float64)
+            here, own = y.size, float(y.mean())
+            low, high = min(low, float(y.min())), max(high, float(y.max()))
+            if not np.isfinite(low + high + own):
+                raise InputError(self.name, "finite values", "NaN or infinite ones")
+            total, step = count + here, own - mean
+            squares += float(np.square(y - own).sum()) + step**2 * count * here / total
+            mean, count = mean + step * here / total, total
+        self.found = Look(count, mean, squares, low, high)
+
+
+class Images:
+    """A set of images, all 2-D or all 3-D, and of as many channels. `gather` makes it.
+
+    Attributes
+    ----------
+    names : list of str
+    shapes : list of (C, Z, Y, X)
+    """
+
+    def __init__(self, images, argument="image"):
+        self._images, self.argument = images, argument
+        self.names, self.shapes = [i.name for i in images], [i.shape for i in images]
+        self._alike("rank", lambda i: "3-D" if i.shape[1] > 1 else "2-D")
+        self._alike("channels", lambda i: f"{i.shape[0]} channels")
+        kinds = {i.dtype.newbyteorder("="): i.name for i in images}
+        if len(kinds) > 1:
+            listed = ", ".join(f"{kind} ({name})" for kind, name in kinds.items())
+            log.warning("the images are of several kinds, %s: their values are taken as they "
+                        "are, in one unit", listed)  # fmt: skip
+
+    def _alike(self, what, kind):
+        first = self._images[0]
+        for other in self._images:
+            if kind(other) != kind(first):
+                got = f"{kind(first)} ({first.name}) and {kind(other)} ({other.name})"
+                raise InputError(self.argument, f"images that are alike in {what}", got)
+
+    def __len__(self):
+        return len(self._images)
+
+    @property
+    def spacing(self):
+        """Pixel sizes of the first image along ([Z,] Y, X), µm, or None if its file has none."""
+        axes, found = "ZYX" if self.shapes[0][1] > 1 else "YX", self._images[0].spacing
+        return tuple(found[a] for a in axes) if set(axes) <= set(found) else None
+
+    def subset(self, places):
+        """The `Images` at these places."""
+        part = copy.copy(self)
+        part._images = [self._images[i] for i in places]
+        part.names, part.shapes = (
+            [list_[i] for i in places] for list_ in (self.names, self.shapes)
+        )
+        return part
+
+    def whole(self, i):
+        """Image `i`, (C, Z, Y, X), as it is."""
+        return np.asarray(self._images[i].pixels())
+
+    def box(self, i, start, shape):
+        """A (C, *shape) copy from image `i`; what lies outside is found on the other side."""
+        image, pixels = self._images[i], self._images[i].pixels()
+        stop = [a + n for a, n in zip(start, shape, strict=True)]
+        sizes = image.shape[1:]
+        if all(a >= 0 and b <= n for a, b, n in zip(start, stop, sizes, strict=True)):
+            part = pixels[(slice(None), *map(slice, start, stop))]
+        else:
+            at = [np.arange(a, b) % n for a, b, n in zip(start, stop, sizes, strict=True)]
+            part = pixels[np.ix_(range(image.shape[0]), *at)]
+        return np.array(part)
+
+    def moments(self):
+        """(mean, standard deviation) of all pixels, in float64."""
+        found = [image.found for image in self._images]
+        count = sum(f.count for f in found)
+        mean = sum(f.mean * (f.count / count) for f in found)
+        squares = sum(f.squares + f.count * (f.mean - mean) ** 2 for f in found)
+        return mean, float(np.sqrt(squares / count))
+
+    def ends(self):
+        """(least, greatest) of all pixels."""
+        found = [image.found for image in self._images]
+        return min(f.low for f in found), max(f.high for f in found)
+
+    def percentiles(self, shares):
+        """Percentiles of a million pixels, as many of each image and evenly spread in it."""
+        each, some = max(64, SAMPLE // len(self)), []
+        for i in range(len(self)):
+            pixels = self.whole(i).reshape(-1)
+            some.append(pixels[:: -(-pixels.size // each)].astype(np.float64))
+        return np.percentile(np.concatenate(some), shares)
+
+    def describe(self):
+        """Names, shapes and moments, to tell one set from another."""
+        return [(i.name, i.shape, i.found.mean, i.found.squares) for i in self._images]
+
+
+def _of_array(array, name):
+    array = host(real_array(array, name, ndim=(2, 3, 4)))
+    shape = (1,) * (4 - array.ndim) + array.shape
+    return _Image(name, shape, array.dtype, lambda: array.reshape(shape))
+
+
+def _of_file(path, axes, argument, cache):
+    """The images of a TIFF file, one for each time point."""
+    layout = tiff.layout(path, argument)
+    if layout.dtype.kind not in "uif" or 0 in layout.shape:
+        got = f"{str(path)!r} with {layout.dtype} of shape {layout.shape}"
+        raise FileError(argument, "TIFF files of real numbers", got)
+    letters = letters_of(layout, axes, argument)
+    sizes = dict(zip(letters, layout.shape, strict=True))
+    order = [letters.index(a) for a in "TCZYX" if a in letters]
+    full = [sizes.get(a, 1) for a in "TCZYX"]
+
+    def pixels():
+        data = layout.pixels(argument) if layout.offset is not None else cache.get(layout, argument)
+        return data.transpose(order).reshape(full)
+
+    names = [Path(path).name] if full[0] == 1 else [f"{path} [T={t}]" for t in range(full[0])]
+    return [
+        _Image(name, tuple(full[1:]), layout.dtype, lambda t=t: pixels()[t], layout.spacing)
+        for t, name in enumerate(names)
+    ]
+
+
+def letters_of(layout, axes=None, argument="image"):
+    """The letter of each axis of a file; what it leaves open is asked for, not guessed."""
+    letters = (axes or layout.axes).replace("S", "" if "C" in (axes or layout.axes) else "C")
+    right = len(letters) == len(set(letters)) == len(layout.shape)
+    if not right or set(letters) - set("TCZYX") or not {"Y", "X"} <= set(letters):
+        expected = f"a letter of T C Z Y X for each axis of {layout.shape}, as ZYX"
+        got = repr(letters) + (f" of {str(layout.path)!r}" if layout.path else "")
+        raise FileError("axes", expected, got)
+    return letters
+
+
+class _Cache:
+    """The pixels of the files that were read last."""
+
+    def __init__(self, limit=CACHE):
+        self.limit, self.size, self.kept = limit, 0, OrderedDict()
+
+    def get(self, layout, argument):
+        key = str(layout.path)
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key]
+        pixels = layout.pixels(argument)
+        self.kept[key], self.size = pixels, self.size + pixels.nbytes
+        while self.size > self.limit and len(self.kept) > 1:
+            self.size -= self.kept.popitem(last=False)[1].nbytes
+        return pixels

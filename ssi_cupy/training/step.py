@@ -1,0 +1,358 @@
+"""The training step, and the training that repeats it.
+
+    image → masking → unet → physics → losses → tape.backward → optim → (again)
+
+`Training.step` is that line, the loss that of Kobayashi et al. (2020), Eq. 3: the prediction of
+hidden pixels through the forward model. Where the losses ask for it (Papkov et al. 2023, Eq. 1) the
+network sees the batch twice, as it is and with pixels hidden: two branches of one larger batch,
+each normalised by its own statistics.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import symmetry
+from ..engine.backend import Numbers, empty, host, is_cupy, namespace, on_device, zeros
+from ..engine.checks import InputError, varying
+from ..engine.gpu.graph import Capture
+from ..masking import fill, keep_blind, within
+from ..ops.loss_terms import weighted_sum
+from ..ops.pad import branch, crop, pad
+from ..ops.total_variation import kernel_continuity
+from ..optim import Adam, MovingAverage, total
+from ..physics import apply, to_dict
+from ..tape import Tape
+from ..unet import parameter, unet, unet_forward
+from ..unet.layout import stacked
+from .batches import WholeImage
+from .forward_model import allowed_symmetries, forward_model, margin_of, reach_of, wraps
+from .image_sets import Images
+from .loss_settings import losses_for
+from .network import network_for
+from .patches import VALIDATION_STEP, ImageSet, Patches
+from .units import units_of, voxel
+
+NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
+REPORT = 16  # sum of the parameters, loss, validation loss, and the loss's parts
+
+
+class Training:
+    """One training: everything that changes from step to step, and the step.
+
+    All intensities here are those of the normalised image, (y − offset) / scale. A step works on
+    arrays that stay where they are: what its source draws, its numbers (see `backend.Numbers`),
+    the vectors of weights, and the report, which is all that is read of it.
+
+    Parameters
+    ----------
+    model : SelfSupervisedInverse
+        Whose physics, recipe, seed and device are used; it gets the units, symmetries and network.
+    image : (N, C, Z, Y, X) array, on the CPU, or Images
+        One image, or a set of them.
+    steps : int
+    source : callable
+        Makes the source of batches (see `batches.py`) of one whole image, of ``(y, validation=,
+        symmetries=, seed=)``. Where the recipe has a patch, `patches.py` has the sources.
+    """
+
+    def __init__(self, model, image, steps, source=WholeImage):
+        recipe = self.recipe = model.recipe
+        self.model, self.steps, self.seed = model, steps, model.seed
+        self.symmetries = [symmetry.IDENTITY]
+        if recipe.augment:
+            self.symmetries = allowed_symmetries(model.physics, recipe)
+        model.symmetries = self.symmetries if recipe.ensemble else [symmetry.IDENTITY]
+        if isinstance(image, Images):
+            self.source, y = self._of_many(image)
+        else:
+            self.source, y = self._of_one(image, source)
+        self.g = forward_model(model.physics, recipe, y, *model.units)
+        spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
+        ends = self.source.ends() if isinstance(image, Images) else None
+        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing, ends)
+        shape, like = self.source.shape, self.source.like
+        self.margin = margin_of(model.physics, recipe, shape[2:])
+        one_channel = (shape[0], 1, *shape[2:])
+        self.batch = (  # target, validation pixels, pixels that the loss may look at
+            empty(shape, np.float32, like),
+            *(empty(one_channel, np.uint8, like) for _ in range(2)),
+        )
+        self.transformed = {}  # these three by their shape, of the same memory
+        self.capture = Capture(is_cupy(like) and model.graph and _is_ours(model.physics))
+        self.numbers = Numbers(NUMBERS, like)
+        self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
+        self.parts = ()  # names of the loss's terms
+
+        model.net = self.net = network_for(self.batch[0], recipe.network, spacing)
+        self.parameters = self.net.initial_parameters(self.seed, like=like)
+        self.gradient = zeros(self.net.size, np.float32, like)
+        self.statistics = self.net.initial_statistics(like=like)
+        self.momenta = self.net.momenta(np.float32, like)
+        self.branches = 2 if self.losses.siamese else 1
+        shape = (self.branches, self.net.statistics_size)
+        self.batch_statistics = zeros(shape, np.float32, like)
+        self.optimiser = Adam(
+            self.net.size, np.float32, lr=recipe.lr, l1=recipe.l1, l2=recipe.l2,
+            noise=recipe.weight_noise, seed=self.seed, like=like,
+        )  # fmt: skip
+        self.average = None
+        if recipe.average:
+            self.average = MovingAverage(self.net.size, np.float32, decay=recipe.average, like=like)
+        self.schedule_state = recipe.schedule.start()
+        self.previous = self.parameters.copy()  # those that the validation loss is of
+        self.best = {"validation": np.inf, "step": -1, "parameters": self.parameters.copy(),
+                     "statistics": self.statistics.copy()}  # fmt: skip
+        self.history = []
+
+    def _of_one(self, y, source):
+        """(the source of batches of one image, that image in the unit of the training)."""
+        recipe, model = self.recipe, self.model
+        varying(y, "image")
+        if recipe.crop:
+            side = min(*y.shape[3:], recipe.crop)
+            y = y[..., :side, :side]
+        model.units = offset, scale = units_of(y, recipe.normalise)
+        y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
+        y = on_device(y, model.device)
+        if recipe.patch:
+            return Patches(y, recipe, **self._options()), y
+        settings = {
+            "validation": recipe.validation,
+            "symmetries": self.symmetries,
+            "seed": self.seed,
+        }
+        return source(y, **settings), y
+
+    def _of_many(self, images):
+        """(the source of batches of many images, a part of one of them)."""
+        like = on_device(np.zeros(1, np.float32), self.model.device)
+        source = ImageSet(images, self.recipe, like=like, **self._options())
+        self.model.units = source.units
+        return source, on_device(source.sample(), self.model.device)
+
+    def _options(self):
+        g = self.model.physics
+        reach = tuple(r + (self.recipe.broaden and r > 0) for r in reach_of(g))
+        return {"reach": reach, "wrap": wraps(g), "symmetries": self.symmetries, "seed": self.seed}
+
+    @property
+    def done(self):
+        """The number of steps that are done."""
+        return len(self.history)
+
+    def step(self):
+        """(image → masking → unet → physics → losses → tape.backward) × accumulate → optim."""
+        recipe, step = self.recipe, self.done
+        lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
+        update = self.optimiser.count(lr)
+        with self.capture as run:
+            for part in range(recipe.accumulate):
+                draw = step * recipe.accumulate + part
+                batch = self._batch(self.source.shape_of(draw))
+                self.source.draw(draw, *batch)
+                self.numbers.write(draw=draw, **self._levels(step), **update)
+                run(batch[0].shape, self._gradient, *batch)
+            run("update", self._update)
+            report = host(self.report)  # the one look at the device, which waits for all this
+            check, loss, validation, *parts = report.tolist()
+            if self.average:
+                self.average.steps += 1
+            validation = self._validated(step, validation)
+        self.history.append({"step": step, "loss": loss, "validation": validation, "lr": lr})
+        if not np.isfinite(loss + check):
+            raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
+        parts = dict(zip(self.parts, parts, strict=False))
+        return self.history[-1] | {"steps": self.steps, "parts": parts}
+
+    # What follows, up to `_update`, is work for the device alone: it reads what changes from step
+    # to step from memory, and nothing of it comes back, so that it can be captured and replayed.
+
+    def _gradient(self, y, validation, inside):
+        """image → masking → unet → physics → losses → tape.backward: a gradient, added up."""
+        recipe = self.recipe
+        seen, counted, scored = self._masked(y, validation, inside)
+        settings = {"branches": self.branches, "batch_statistics": self.batch_statistics}
+        others = None
+        if self.losses.siamese:
+            whole, others = self._whole(y, validation, inside)
+            seen = stacked([whole, seen])
+        tape = Tape()
+        parameters = tape.var(self.parameters)
+        x = unet(with_margin(seen, self.margin), parameters, net=self.net, input_gradient=False,
+                 **settings)  # fmt: skip
+        prediction = without_margin(apply(self.g, x), self.margin, y.shape[2:])
+        whole = None
+        if self.losses.siamese:
+            whole = [branch(z, index=0, of=2) for z in (x, prediction)]
+            x, prediction = (branch(z, index=1, of=2) for z in (x, prediction))
+        loss, parts = self.losses(x, prediction, y, counted, whole=whole, inside=others)
+        if recipe.continuity:
+            kernel = parameter(parameters, net=self.net, name=self.net.last_kernel)
+            weights = (1.0, recipe.continuity)
+            loss = weighted_sum(loss, kernel_continuity(kernel), weights=weights)
+        missed = self.losses.validation(prediction.value, y, scored)
+        tape.backward(loss, loss.value * 0 + 1 / recipe.accumulate)
+
+        self.gradient += parameters.grad
+        for batch in self.batch_statistics:  # the whole pass first
+            self.statistics += self.momenta * (batch - self.statistics)
+        self.parts = tuple(parts)
+        for i, value in enumerate((loss.value, missed, *parts.values()), 1):
+            self.sums[i : i + 1] += value / recipe.accumulate
+
+    def _update(self):
+        """optim: the weights follow the gradient; the report is written."""
+        self.previous[...] = self.parameters
+        numbers = {name: self.numbers[name] for name in ("rate", "root", "sigma", "step")}
+        self.optimiser.move(self.parameters, self.gradient, **numbers)
+        if self.average:
+            self.average.fold(self.parameters)
+        # A ReLU hides a NaN from the loss, so the weights are looked at too.
+        self.sums[:1] = total(self.parameters)
+        self.report[...] = self.sums
+        self.sums[...] = 0
+        self.gradient[...] = 0
+
+    def _masked(self, y, validation, inside):
+        """What the network sees of a batch; what the loss looks at, and the validation loss.
+
+        Validation pixels are hidden in every step. Where they are filled otherwise than
+        that of the others, they get theirs first.
+        """
+        recipe, seed, draw = self.recipe, self.seed, self.numbers["draw"]
+        alone, options = self._stand_ins()
+        scored = within(validation, inside)
+        if recipe.mask is None:
+            return *self._whole(y, validation, inside), scored
+        mask = recipe.mask.mark(y.shape, seed, draw, self.numbers["limit"], like=y)
+        hidden, counted = keep_blind(mask, validation)
+        if alone == recipe.fill:
+            seen = fill(y, hidden, alone, seed, draw, **options)
+        else:
+            seen = fill(y, hidden, alone, seed, draw, mean=self.source.mean)
+            seen = fill(seen, counted, recipe.fill, seed, draw, **options)
+        return seen, within(counted, inside), scored
+
+    def _whole(self, y, validation, inside):
+        """A batch with its validation pixels hidden and no others; the pixels that are not."""
+        alone, options = self._stand_ins()
+        shown = fill(y, validation, alone, self.seed, self.numbers["draw"], **options)
+        return shown, within(1 - validation, inside)
+
+    def _stand_ins(self):
+        """What validation pixels are filled with, and the options of `fill` for all."""
+        recipe = self.recipe
+        noise = self.numbers["noise"] if recipe.input_noise else 0.0
+        options = {"sigma": recipe.fill_sigma, "mean": self.source.mean, "noise": noise}
+        return recipe.validation_fill or recipe.fill, options
+
+    def _levels(self, step):
+        """How many pixels are hidden in a step, and how much noise is added."""
+        mask, noise = self.recipe.mask, self.recipe.input_noise
+        return {
+            "limit": mask.limit(step, self.steps) if mask else 0.0,
+            "noise": noise.level(step, self.steps) if noise else 0.0,
+        }
+
+    def _batch(self, shape):
+        """The batch's arrays in the shape of a draw, which may be a transformed one."""
+        if shape not in self.transformed:
+            one_channel = (shape[0], 1, *shape[2:])
+            shapes = shape, one_channel, one_channel
+            self.transformed[shape] = [
+                a.reshape(s) for a, s in zip(self.batch, shapes, strict=True)
+            ]
+        return self.transformed[shape]
+
+    def _validated(self, step, validation):
+        """The validation loss of a step: its own, or where that is apart the latest."""
+        if not self.source.checks:
+            self._watch(validation, self.previous)
+            return validation
+        if (step + 1) % self.recipe.epoch == 0:
+            return self._check()
+        return self.history[-1]["validation"] if self.history else np.nan
+
+    def _check(self):
+        """The validation loss on the source's fixed batches, as the network would be used now."""
+        recipe, total = self.recipe, 0.0
+        for number in range(self.source.checks):
+            y, validation, inside = self.batch
+            self.source.check(number, y, validation, inside)
+            options = {"sigma": recipe.fill_sigma, "mean": self.source.mean}
+            alone = recipe.validation_fill or recipe.fill
+            seen = fill(y, validation, alone, self.seed, VALIDATION_STEP + number, **options)
+            x, _ = unet_forward(seen, self.parameters, net=self.net, statistics=self.statistics)
+            scored = within(validation, inside)
+            total += float(self.losses.validation(apply(self.g, x), y, scored))
+        total /= self.source.checks
+        self._watch(total, self.parameters)
+        return total
+
+    def _watch(self, validation_loss, parameters):
+        """The best parameters so far; the schedule's view of it."""
+        self.schedule_state = self.recipe.schedule.seen(self.schedule_state, validation_loss)
+        if validation_loss < self.best["validation"]:
+            self.best["validation"], self.best["step"] = validation_loss, self.done
+            if self.recipe.keep_best:
+                self.best["parameters"][...] = parameters
+                self.best["statistics"][...] = self.statistics
+
+    def exhausted(self):
+        """Whether the validation loss has not got better for the recipe's patience."""
+        patience = self.recipe.patience * (self.recipe.epoch if self.source.checks else 1)
+        return bool(patience) and self.done - self.best["step"] > patience
+
+    def finish(self):
+        """Hand the parameters over to the model."""
+        model = self.model
+        if self.source.checks and self.done % self.recipe.epoch:
+            self.history[-1]["validation"] = self._check()
+        if self.recipe.keep_best and self.done:
+            model.parameters, model.statistics = self.best["parameters"], self.best["statistics"]
+        elif self.average:
+            model.parameters, model.statistics = self.average.value(), self.statistics
+        else:
+            model.parameters, model.statistics = self.parameters, self.statistics
+        if self.recipe.calibrate:
+            model.statistics = self._calibrated(model.parameters)
+
+    def _calibrated(self, parameters):
+        """Means and variances over the image with nothing hidden, in all its symmetries."""
+        found = []
+        for y in self.source.every():
+            batch = empty(self.statistics.shape, self.statistics.dtype, like=y)
+            unet(with_margin(y, self.margin), parameters, net=self.net, batch_statistics=batch)
+            found.append(batch)
+        found = namespace(*found).stack(found)
+        mean, spread = found.mean(axis=0), found.var(axis=0)
+        for place in self.net.statistics_layout.values():
+            middle = (place.start + place.stop) // 2
+            # variances of the whole: within the symmetries, and between them
+            mean[middle : place.stop] += spread[place.start : middle]
+        return mean
+
+    def close(self):
+        """Give back what the GPU holds for the next step. There can be none after it."""
+        self.capture.close()
+
+
+def _is_ours(g):
+    """Whether a forward model is of `physics.py`. One of the user's may do on the CPU, or differ
+    from step to step, what would be frozen in a graph."""
+    try:
+        to_dict(g)
+    except InputError:
+        return False
+    return True
+
+
+def with_margin(y, margin):
+    """`y` (N, C, Z, Y, X) with a mirrored margin of that many pixels around it."""
+    return pad(y, widths=[(m, m) for m in margin], mode="mirror") if any(margin) else y
+
+
+def without_margin(x, margin, shape):
+    """The inverse of `with_margin`; `shape` is that of the (Z, Y, X) inside."""
+    return crop(x, start=margin, shape=shape) if any(margin) else x

@@ -1,0 +1,53 @@
+"""The units of an image: what makes it run from about 0 to 1, and how large its pixels are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engine.checks import InputError
+from .image_sets import Images
+
+
+def units_of(y, normalise):
+    """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1; with
+    "standardise", such that its mean is 0 and its standard deviation 1.
+
+    `y` is an array, or an `images.Images`: then they are those of the whole set.
+    """
+    many = isinstance(y, Images)
+    low, high = y.ends() if many else (float(y.min()), float(y.max()))
+    if low == high:
+        raise InputError("image", "an image with more than one value", f"the constant {low:g}")
+    if normalise == "standardise":
+        return y.moments() if many else (float(y.mean()), float(y.std()))
+    if normalise == "percentile":
+        shares = 0.5, 99.5
+        some = y.percentiles(shares) if many else np.percentile(y, shares)
+        if some[1] > some[0]:
+            low, high = map(float, some)
+    return low, high - low
+
+
+def voxel(spacing, ndim):
+    """Pixel sizes along Z, Y and X, for one number or one for each of the `ndim` axes.
+
+    None stays None. That of a Z which an image has not is the mean of the others.
+    """
+    if spacing is None:
+        return None
+    try:
+        sizes = np.broadcast_to(np.asarray(spacing, float), (ndim,))
+    except (ValueError, TypeError):
+        names = " ".join("ZYX"[-ndim:])
+        expected = f"a pixel size in µm, or {ndim} for {names}"
+        raise InputError("spacing", expected, repr(spacing)) from None
+    if not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
+        raise InputError("spacing", "pixel sizes above zero, in µm", repr(spacing))
+    return (*[float(sizes.mean())] * (3 - ndim), *sizes.tolist())
+
+
+def relative(spacing):
+    """Pixel sizes in units of those across, in the plane."""
+    z, y, x = spacing
+    across = (y + x) / 2
+    return z / across, y / across, x / across

@@ -1,0 +1,241 @@
+"""A whole training on a GPU that is not there: graphs, copies between devices, memory.
+
+The stand-in of `emulation/fake_cupy.py` takes cupy's place. What a graph replays is exactly what
+was captured, so a number that is frozen, an array that moves or memory that was given back too
+early shows as another result than that of the same training run kernel by kernel.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+
+import numpy as np
+import pytest
+
+import ssi_cupy
+from emulation import emulator, fake_cupy
+from small_runs import PSF, picture, small
+from ssi_cupy import masking, physics, recipes
+from ssi_cupy.engine import backend
+from ssi_cupy.engine.gpu import driver
+from ssi_cupy.inversion import SelfSupervisedInverse
+from ssi_cupy.optim import Adam
+from ssi_cupy.training.step import NUMBERS, Training
+from ssi_cupy.unet import UNet
+
+SYMMETRIC = physics.PSFConvolution(np.ones((3, 3)), method="fft")
+
+
+@pytest.fixture
+def device(monkeypatch):
+    with fake_cupy.installed(monkeypatch) as device:
+        yield device
+
+
+def model_of(recipe=recipes.DEFAULT, g=SYMMETRIC, **options):
+    return SelfSupervisedInverse(g, recipe, rng=4, device="cuda", **options)
+
+
+def training_of(recipe=recipes.DEFAULT, steps=20, image=None, **options):
+    model = model_of(recipe, **options)
+    image = picture((18, 21)) if image is None else image
+    return Training(model, image[None, None, None].astype(np.float64), steps)
+
+
+def walked(training, steps=8):
+    """All that a training leaves, after some steps."""
+    for _ in range(steps):
+        training.step()
+    arrays = training.parameters, training.statistics, training.best["parameters"]
+    return [a.get() for a in arrays], training.history
+
+
+RECIPES = {
+    "default": recipes.DEFAULT,
+    "ssi": recipes.SSI,
+    "no masking": recipes.SSI_NO_MASKING,
+    "two branches": small(recipes.NOISE2SAME),
+    "patches": small(recipes.DECONOISING),
+    "everything": dataclasses.replace(
+        recipes.SSI, mask=masking.StratifiedMask(1 / 16), fill="neighbour", validation_fill=None,
+        average=0.9, accumulate=2, augment=True, continuity=0.1, l1=1e-4,
+        losses=dataclasses.replace(recipes.SSI.losses, tv=0.1, positivity=0.1),
+    ),
+}  # fmt: skip
+
+
+# ---- a graph is the same training ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_graph_gives_the_bits_of_eager_steps(device, name):
+    arrays, history = walked(training_of(RECIPES[name], graph=False))
+    assert device.counts["captures"] == 0
+    replayed, history2 = walked(training_of(RECIPES[name]))
+    assert device.counts["replays"] >= 8 and device.counts["captures"] >= 2
+    assert history2 == history
+    for ours, theirs in zip(replayed, arrays, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler was found")
+def test_launches_are_captured_and_replayed(monkeypatch):
+    """The way through the launcher, with the kernels themselves, for a small network."""
+    tiny = UNet(widths=(8, 8))
+    monkeypatch.setattr("ssi_cupy.training.step.network_for", lambda *_, **__: tiny)
+    recipe = dataclasses.replace(recipes.SSI, validation_fill="zero")
+    with fake_cupy.installed(monkeypatch, emulated=True) as device:
+        runs = [walked(training_of(recipe, graph=graph), 4) for graph in (False, True)]
+        assert device.counts["replays"] == 6 and device.counts["modules"] > 5
+    assert runs[0][1] == runs[1][1]
+    for ours, theirs in zip(runs[0][0], runs[1][0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_losses_are_those_of_the_cpu(device, monkeypatch):
+    """With an eps at which Adam does not go by the sign of a gradient of nearly nothing."""
+    monkeypatch.setattr("ssi_cupy.training.step.Adam", functools.partial(Adam, eps=0.01))
+    _, history = walked(training_of())
+    model = SelfSupervisedInverse(SYMMETRIC, recipes.DEFAULT, rng=4, device="cpu")
+    training = Training(model, picture((18, 21))[None, None, None].astype(np.float64), 20)
+    for told in history:
+        np.testing.assert_allclose(training.step()["loss"], told["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", NUMBERS)
+def test_a_frozen_number_would_be_seen(device, frozen, monkeypatch):
+    """Were one of the numbers of a step a constant of the graph, the bits would be others."""
+    recipe = dataclasses.replace(recipes.SSI, l1=0.0)
+    _, history = walked(training_of(recipe, graph=False))
+    read = backend.Numbers.__getitem__
+
+    def copied(numbers, name):
+        import cupy
+
+        if name != frozen or device.streams[-1].recorded is None:
+            return read(numbers, name)
+        constant = cupy.empty(1, np.float64)
+        constant[...] = float(numbers._host[numbers._at[name]][0])
+        return constant
+
+    monkeypatch.setattr(backend.Numbers, "__getitem__", copied)
+    _, history2 = walked(training_of(recipe))
+    assert history2 != history
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_memory_of_a_graph_is_not_given_to_others(device, own, monkeypatch):
+    """What a callback puts into new memory disturbs no replay; from a common pool it would."""
+    import cupy
+
+    _, history = walked(training_of())
+    if not own:
+        monkeypatch.setattr(cupy.cuda, "using_allocator", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(device.pool, "free_all_blocks", lambda: None)
+    training, others = training_of(), []
+    for _ in range(8):
+        training.step()
+        for block in [*device.pool.free]:  # as much as there is
+            others += [cupy.zeros(block, np.uint8) for _ in device.pool.free[block][:]]
+    touched = any(array.get().any() for array in others)
+    assert training.history == history and touched is not own
+
+
+def test_a_checkpoint_is_gone_on_from_to_the_same_bits(device, tmp_path):
+    image, file = picture((18, 21)), tmp_path / "c.npz"
+    unbroken = model_of().fit(image, steps=6, progress=False)
+    stop = {"callback": lambda r: r["step"] == 2}
+    model_of().fit(image, steps=6, progress=False, checkpoint=file, **stop)
+    resumed = model_of().fit(image, steps=6, progress=False, resume=file)
+    np.testing.assert_array_equal(resumed.parameters.get(), unbroken.parameters.get())
+    assert resumed.history == unbroken.history
+
+
+# ---- which device -------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_gpu_says_so_once_and_gives_back_what_it_was_given(device, caplog, capsys):
+    image = picture((18, 21))
+    with caplog.at_level(logging.INFO, "ssi_cupy"):
+        for _ in range(2):
+            told = ssi_cupy.deconvolve(image, PSF, num_iter=3, progress=True, full_output=True)
+    said = [record.message for record in caplog.records if "auto" in record.message]
+    assert said == ["device 'auto' is 'cuda': a stand-in for a GPU"]
+    assert told.device == "cuda" and "training on cuda" in capsys.readouterr().err
+    for result in (told.restored, told.denoised):
+        assert type(result) is np.ndarray and result.shape == image.shape
+    here = ssi_cupy.deconvolve(image, PSF, num_iter=3, device="cpu", progress=False)
+    np.testing.assert_allclose(told.restored, here, atol=1e-2)
+
+
+@pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler was found")
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_gpu_is_taken_if_one_kernel_is_right(monkeypatch, wrong):
+    with fake_cupy.installed(monkeypatch, emulated=True):
+        assert driver.failing() is None and backend.resolve_device("auto") == "cuda"
+        driver._failing.cache_clear()
+        if wrong:
+            monkeypatch.setattr(fake_cupy.ndarray, "get", lambda a: a._a + 1)
+            assert driver.failing() == "a GPU that computes right"
+        else:
+            monkeypatch.setattr(fake_cupy.ndarray, "get", lambda a: 1 / 0)
+            assert driver.failing() == "a GPU that works (ZeroDivisionError: division by zero)"
+        assert backend.resolve_device("auto") == "cpu"
+
+
+# ---- what cannot be captured --------------------------------------------------------------------
+
+
+class Looking:
+    """A forward model of the user's that looks at its numbers on the CPU."""
+
+    def forward(self, x):
+        return x if float(x.sum()) > 0 else x * 1
+
+    def adjoint(self, y):
+        return y
+
+
+def test_a_users_own_model_is_run_kernel_by_kernel(device, caplog):
+    walked(training_of(g=Looking()), 3)
+    assert device.counts["captures"] == 0 and not caplog.records
+
+
+def test_a_capture_that_fails_is_told_once_and_changes_no_bit(device, caplog, monkeypatch):
+    arrays, history = walked(training_of(graph=False))
+    forward = physics.PSFConvolution.run
+
+    def looking(self, x):
+        float(x.sum())
+        return forward(self, x)
+
+    monkeypatch.setattr(physics.PSFConvolution, "run", looking)
+    with caplog.at_level(logging.WARNING, "ssi_cupy"):
+        replayed, history2 = walked(training_of())
+    (record,) = caplog.records
+    assert "without a CUDA graph" in record.message and "capturing" in record.message
+    assert history2 == history and device.counts["replays"] <= 1  # that of the update
+    for ours, theirs in zip(replayed, arrays, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# ---- what goes over, what waits, what is taken --------------------------------------------------
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_reads_once_uploads_its_numbers_and_takes_no_memory(device, name, graph):
+    recipe = RECIPES[name]
+    training = training_of(recipe, steps=40, graph=graph)
+    for _ in range(24):  # until every transform has come, and those of each shape twice
+        training.step()
+    before = dict(device.counts)
+    training.step()
+    more = {name: device.counts[name] - before[name] for name in device.counts}
+    assert more["downloads"] == 1 and more["uploads"] == recipe.accumulate
+    assert more["mallocs"] == more["waits"] == more["plans"] == more["modules"] == 0
+    assert more["replays"] == (recipe.accumulate + 1 if graph else 0)
+    if graph:  # drawing the batch, keeping the best parameters
+        batches = recipe.accumulate * (recipe.batch if recipe.patch else 1)
+        assert more["operations"] <= 8 * batches
