@@ -264,6 +264,23 @@ def test_editable_install_finds_its_kernels(source, tmp_path):
     assert installed_package(tmp_path) == source / "ssi_cupy"
 
 
+def test_the_tests_of_a_source_distribution_can_run(tmp_path):
+    """It holds the benches and their results too, as tests and README need them."""
+    copy = tmp_path / "source"
+    ignore = shutil.ignore_patterns("__pycache__", ".git", "*.egg-info", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    build = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
+    archive = copy / "dist" / python("-c", build, cwd=copy).split()[-1]
+    shutil.unpack_archive(archive, tmp_path, filter="data")
+    (unpacked,) = tmp_path.glob("ssi_cupy-*")
+    environment = os.environ | {"PYTHONPATH": str(unpacked)}
+    command = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+    collected = python(*command, cwd=unpacked, env=environment)
+    here = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {name for name in here if name in collected} == here
+    assert (unpacked / "bench/results/demo_panel.png").is_file()
+
+
 # ---- what the text gives away ---------------------------------------------------------------
 
 
