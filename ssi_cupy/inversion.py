@@ -25,11 +25,12 @@ from .random import seed_from
 from .recipes import DEFAULT, get
 from .training import checkpoints
 from .training.image_sets import gather, is_many
+from .training.inputs import NetworkInputs
 from .training.progress import Progress
 from .training.step import Training
 
 CHECKPOINT_EVERY = 100  # steps
-OF_A_FIT = "device net parameters statistics units symmetries history".split()
+OF_A_FIT = "device net parameters statistics units symmetries wiener_levels _inputs history".split()
 
 
 class SelfSupervisedInverse:
@@ -78,8 +79,16 @@ class SelfSupervisedInverse:
         self.net = self.parameters = self.statistics = self.units = None
         self.spacing = spacing
         self.symmetries = [symmetry.IDENTITY]
+        self.wiener_levels, self._inputs = [], None
         self.history = []
         self.seconds = {"train": 0.0, "infer": 0.0}
+
+    @property
+    def inputs(self) -> NetworkInputs:
+        """Makes what the network is shown of an image."""
+        if self._inputs is None or self._inputs.of != (self.physics, self.wiener_levels):
+            self._inputs = NetworkInputs(self.physics, self.wiener_levels)
+        return self._inputs
 
     def fit(self, image, *, steps=None, callback=None, progress=True, checkpoint=None, resume=None):
         """Train on an image, or on a set of images, from scratch or from a checkpoint.

@@ -91,14 +91,56 @@ def noise_of(g, y):
     return estimate_noise(host(y), getattr(g, "psf", None), low=low, high=high)
 
 
+MOST_COUNTS, FEW_COUNTS = 4096, 30.0  # different values of all pixels; mean of the dim ones
+COUNTED = 2.5  # times their mean that the variance of dim counts may be, structure included
+
+
+def count_step(y, values=None):
+    """What one count is in `y` if its values are counts (photons, events), or 0.
+
+    Counts are whole multiples of a step, above the least value or below the greatest, and where
+    they are few their variance is their mean (Poisson): so many zeros are no sensor's black. The
+    variance of Gaussian noise that is clipped at black has nothing to do with the step.
+
+    Parameters
+    ----------
+    y : (…, Y, X) array of real numbers
+    values : array, optional
+        Its different values, ascending, where they are known already.
+
+    Returns
+    -------
+    float
+    """
+    y = np.asarray(host(y), np.float64)
+    values = np.unique(y) if values is None else np.asarray(values, np.float64)
+    if not 2 <= len(values) <= MOST_COUNTS:
+        return 0.0
+    step = float(np.diff(values).min())
+    for counts in ((y - values[0]) / step, (values[-1] - y) / step):
+        if np.abs(counts - np.rint(counts)).max() > 0.01:
+            return 0.0
+        dim = counts <= max(np.median(counts), 1)
+        pair = dim[..., 1:] & dim[..., :-1]
+        if pair.sum() < 16:
+            continue
+        # Of two neighbours: half the squared difference is the variance, their mean the mean.
+        variance = ((counts[..., 1:] - counts[..., :-1])[pair] ** 2).mean() / 2
+        mean = (counts[..., 1:] + counts[..., :-1])[pair].mean() / 2
+        if 0 < variance <= COUNTED * mean and mean <= FEW_COUNTS:
+            return step
+    return 0.0
+
+
 def clipping(y):
     """What `y` was clipped at, below and above; infinite where it was not.
 
     Clipped are values at an end which more than one pixel in a thousand has, and three times as
     many as have the value next to it.
     """
-    values, counts = np.unique(host(y), return_counts=True)
-    if len(values) < 8:
+    y = host(y)
+    values, counts = np.unique(y, return_counts=True)
+    if len(values) < 8 or count_step(y, values):
         return -np.inf, np.inf
     ends = ((0, 1), (-1, -2))  # an end, and the value next to it
     low, high = (counts[end] > max(0.001 * y.size, 3 * counts[near]) for end, near in ends)

@@ -239,9 +239,7 @@ class PSFConvolution(_Own):
 
     def _make_plan(self, shape, dtype, on_gpu=False):
         psf = self.psf
-        if any(k > 2 * n for k, n in zip(psf.shape, shape, strict=True)):
-            expected = f"at most twice the image's {_sizes(shape)} (Z, Y, X) pixels along each axis"
-            raise InputError("psf", expected, _sizes(psf.shape))
+        self._check_size(shape)
         padded = tuple(n + k - 1 for n, k in zip(shape, psf.shape, strict=True))
         grid, method = fast_shape(padded), self.method
         if method == "auto":
@@ -252,6 +250,11 @@ class PSFConvolution(_Own):
         padding = axis_maps(shape, widths, self.mode, grid)
         transfer = None if method == "direct" else transfer_function(psf, grid, np.dtype(dtype))
         return padding, grid, transfer
+
+    def _check_size(self, shape):
+        if any(k > 2 * n for k, n in zip(self.psf.shape, shape, strict=True)):
+            expected = f"at most twice the image's {_sizes(shape)} (Z, Y, X) pixels along each axis"
+            raise InputError("psf", expected, _sizes(self.psf.shape))
 
     def settings(self):
         # `psf` is normalised already; once more would change its last bits.

@@ -70,9 +70,14 @@ class Recipe:
         What validation pixels are filled with, if something else.
     input_noise : NoiseLevel or None
         Added to the image before pixels are hidden.
+    wiener : tuple of float
+        Show the network Wiener-filtered copies of the masked image too, one for each: multiples
+        of the image's noise-to-signal ratio; see `training/inputs.py`.
+    refine : bool
+        Put back what the network has missed, see `inference/refinement.py`.
     margin : bool
         Restore what lies up to a PSF's radius beyond the border too, and cut it off at the end;
-        see `prepare.margin_of`.
+        see `margin_of`.
     augment : bool or tuple of symmetries
         Train on rotations and flips of the image: only by symmetries that the forward model has, or
         by those that are given (see `symmetry.py`).
@@ -130,6 +135,8 @@ class Recipe:
     fill_sigma: float = 0.2
     validation_fill: str | None = None
     input_noise: NoiseLevel | None = None
+    wiener: tuple[float, ...] = ()
+    refine: bool = False
     margin: bool = False
     augment: bool | tuple = False
     ensemble: bool = True
@@ -166,6 +173,8 @@ class Recipe:
             if getattr(self, name) is not None or name in ("batch", "epoch"):
                 positive_int(getattr(self, name), name)
         symmetry.check(self.augment)
+        for multiple in self.wiener:
+            number(multiple, "wiener", low=1e-6)
         choice(self.fill, "fill", FILLS)
         choice(self.validation_fill, "validation_fill", (None, *FILLS))
         number(self.average, "average", low=0, high=1)
@@ -208,11 +217,13 @@ DEFAULT = Recipe(
     steps=600,
     normalise="percentile",
     mask=RandomMask(start=0.3, end=0.05, over=0.5),
-    fill="gaussian",
+    fill="local_mean",
+    wiener=(0.3, 3.0, 30.0),
+    refine=True,
     margin=True,
     augment=True,
     losses=Losses(
-        kind="huber", delta=2.5, normalise="masked", bound=0.1, bound_squared=False, tv=0.02
+        kind="huber", delta=2.5, normalise="masked", bound=0.1, bound_squared=False, tv=0.01
     ),
     adaptive=True,
     sensor=True,

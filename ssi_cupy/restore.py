@@ -14,6 +14,8 @@ import numpy as np
 from . import recipes
 from .engine.backend import contiguous, empty, host, log, resolve_device
 from .engine.checks import InputError, choice, point_spread_function, real_array, varying
+from .inference.refinement import can_refine
+from .inference.refinement import refine as refined
 from .inference.tiling import sizes
 from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
@@ -69,6 +71,7 @@ def deconvolve(
     tile_overlap=None,
     device="auto",
     precision="float32",
+    refine=None,
     callback=None,
     progress=True,
     checkpoint=None,
@@ -110,6 +113,9 @@ def deconvolve(
     precision : {"float32", "tf32x3", "tf32"}
         What wide convolutions may round to use a GPU's tensor cores, see `engine/precision.py`. A
         CPU rounds to "tf32" likewise, and takes "tf32x3" for "float32".
+    refine : bool, optional
+        Put back what the network has missed and the residual still shows, see
+        `inference/refinement.py`. By default as the recipe says; for a `PSFConvolution` only.
     callback : callable, optional
         Called with a dict after each step; the training ends early when it returns True.
     progress : bool
@@ -136,8 +142,8 @@ def deconvolve(
     return _restore(
         image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
-        precision=precision, callback=callback, progress=progress, checkpoint=checkpoint,
-        resume=resume, full_output=full_output,
+        precision=precision, refine=refine, callback=callback, progress=progress,
+        checkpoint=checkpoint, resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
@@ -157,6 +163,7 @@ def denoise(
     tile_overlap=None,
     device="auto",
     precision="float32",
+    refine=None,
     callback=None,
     progress=True,
     checkpoint=None,
@@ -180,13 +187,13 @@ def denoise(
     return _restore(
         image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
-        precision=precision, callback=callback, progress=progress, checkpoint=checkpoint,
-        resume=resume, full_output=full_output,
+        precision=precision, refine=refine, callback=callback, progress=progress,
+        checkpoint=checkpoint, resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
 def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
-             tile_overlap, device, precision, callback, progress, checkpoint, resume,
+             tile_overlap, device, precision, refine, callback, progress, checkpoint, resume,
              full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
@@ -203,6 +210,7 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, ti
     for place in places:  # all of them before the first is trained on
         varying(stack[place], "image" if not place else f"image[{', '.join(map(str, place))}]")
     seed = recipes.seed_from(rng)
+    refine = recipes.get(recipe).refine if refine is None else refine
     restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
@@ -210,9 +218,10 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, ti
                                       precision=precision)  # fmt: skip
         model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
                   checkpoint=checkpoint, resume=resume)  # fmt: skip
-        restored[place], denoised[place] = model.restore(
-            stack[place], tile_size=tile_size, tile_overlap=tile_overlap
-        )
+        found = model.restore(stack[place], tile_size=tile_size, tile_overlap=tile_overlap)
+        if refine and can_refine(physics, stack[place].size):
+            found = refined(stack[place], *found, physics)
+        restored[place], denoised[place] = found
         for key, value in model.seconds.items():
             seconds[key] += value
     back = np.argsort(order)

@@ -147,7 +147,8 @@ def test_coarse_planes_are_not_pooled():
 
 def test_tiles_are_those_of_the_model():
     image = picture(40, 36)
-    result = ssi_cupy.denoise(image, PSF, tile_size=24, tile_overlap=8, full_output=True, **QUICK)
+    options = {"tile_size": 24, "tile_overlap": 8, "refine": False, "full_output": True}
+    result = ssi_cupy.denoise(image, PSF, **options, **QUICK)
     tiled = result.model.reblur(image, tile_size=24, tile_overlap=8)
     np.testing.assert_array_equal(result.denoised, tiled)
     assert (result.denoised != result.model.reblur(image)).any()

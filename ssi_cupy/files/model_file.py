@@ -66,6 +66,7 @@ def save_model(path, model):
         "units": model.units,
         "seed": model.seed,
         "symmetries": model.symmetries,
+        "wiener_levels": model.wiener_levels,
         "history": model.history,
         "spacing": None if model.spacing is None else np.asarray(model.spacing, float).tolist(),
     }
@@ -95,6 +96,7 @@ def load_model(path, physics, make):
             raise ValueError(f"{model.parameters.size} parameters, not {model.net.size}")
         model.units = tuple(header["units"])
         model.symmetries = [(bool(swap), tuple(flips)) for swap, flips in header["symmetries"]]
+        model.wiener_levels = header.get("wiener_levels", [])  # once there were none
         model.history, model.spacing = header["history"], header.get("spacing")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

@@ -47,8 +47,8 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     """
     image = numbers(image, "image", ndim=(2, 3, 5))
     shape = (1,) * (5 - image.ndim) + tuple(image.shape)
-    if shape[1] != model.net.inputs:
-        raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
+    if shape[1] != model.net.outputs:
+        raise InputError("image", f"{model.net.outputs} channels", f"{shape[1]}")
     if (shape[2] > 1) != (model.net.ndim == 3):
         expected = f"a {model.net.ndim}-D image, as the model was trained on"
         raise InputError("image", expected, f"shape {tuple(image.shape)}")
@@ -115,7 +115,7 @@ def _given(tile_size, tile_overlap, shape):
 def _pieces(model, shape, frame, local, fits, tile_size, tile_overlap):
     """The tiles of the frame, in order; a single one where it fits into memory."""
     net = model.net
-    reach = tuple(map(sum, zip(net.reach, local, strict=True)))
+    reach = tuple(map(sum, zip(net.reach, model.inputs.reach, local, strict=True)))
     step = net.smallest
     if any(exchange for exchange, _ in model.symmetries):  # then Y is X, and X is Y
         reach = (reach[0], *2 * [max(reach[1:])])
@@ -168,7 +168,8 @@ def _network(model, y):
     settings = {"net": model.net, "statistics": model.statistics, "keep": False}
     x = zeros(y.shape, y.dtype, like=y)
     for transform in model.symmetries:
-        out = unet_forward(symmetry.apply(y, transform), model.parameters, **settings)[0]
+        shown = model.inputs(symmetry.apply(y, transform))
+        out = unet_forward(shown, model.parameters, **settings)[0]
         x += symmetry.undo(out, transform)
     return x / len(model.symmetries) * scale + offset
 

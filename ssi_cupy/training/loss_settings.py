@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..noise import clipping, noise_of
+import numpy as np
+
+from ..engine.backend import host
+from ..noise import clipping, count_step, noise_of
 from .units import relative
 
-LEAST_NOISE = 0.01  # of an image that seems to have none, for `losses_for`
+LEAST_NOISE = 1e-3  # of an image that seems to have none, for `losses_for`
+PHOTONS = 10  # counts by which a pixel may be off before it is taken for an outlier
+BACKGROUND = 6  # noise levels between the darkest pixels and the darkest quarter, at most
 
 
 def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None, ends=None):
@@ -33,6 +38,19 @@ def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None, ends=None):
     if not recipe.adaptive:
         return losses
     noise = max(noise_of(g, y), LEAST_NOISE)
+    # A photon where hardly any are is no outlier: cut off, the light would not come back.
+    delta = losses.delta * noise + PHOTONS * count_step(y)
     return dataclasses.replace(
-        losses, delta=losses.delta * noise, tv=losses.tv * noise, high=clipping(y)[1]
-    )
+        losses, delta=delta, tv=losses.tv * noise, low=_background(y, noise),
+        high=clipping(y)[1],
+    )  # fmt: skip
+
+
+def _background(y, noise):
+    """What no pixel of the restored image should be below: only a background says it.
+
+    There is one where a quarter of the pixels can hardly be told from the darkest. Elsewhere the
+    darkest pixels are what they are because of the blur, and the sharp image may be darker.
+    """
+    darkest, quarter = np.percentile(host(y), (0.5, 25))
+    return float(darkest) if quarter - darkest <= BACKGROUND * noise else -np.inf

@@ -12,7 +12,7 @@ LEAST_SIDE = 16  # pixels along Y and X
 NEAR = 2**0.5  # how far from a cube a voxel may be that is treated as one
 
 
-def network_for(y, template=None, spacing=None):
+def network_for(y, template=None, spacing=None, inputs=None):
     """A network for images of y's shape: pooled along each axis as often as its size allows.
 
     The lowest level keeps 4 pixels along Y and X, and 2 along Z: statistics of fewer values say
@@ -27,6 +27,8 @@ def network_for(y, template=None, spacing=None):
         Of the same kind, as deep and as wide; a `UNet` by default.
     spacing : (float, float, float), optional
         Distances of pixels along Z, Y and X, in any unit.
+    inputs : int, optional
+        Channels that it is shown, if they are more than y's.
     """
     channels, (depth, height, width) = y.shape[1], y.shape[2:]
     if min(height, width) < LEAST_SIDE:
@@ -43,6 +45,6 @@ def network_for(y, template=None, spacing=None):
         windows.append(window)
         z, across = z * window[0], across * window[1]
     return dataclasses.replace(
-        template, ndim=2 if depth == 1 else 3, inputs=channels, outputs=channels,
+        template, ndim=2 if depth == 1 else 3, inputs=inputs or channels, outputs=channels,
         windows=tuple(windows), aspect=aspect,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from ..engine.backend import Numbers, empty, host, is_cupy, namespace, on_device
 from ..engine.checks import InputError, varying
 from ..engine.gpu.graph import Capture
 from ..masking import fill, keep_blind, within
+from ..noise import noise_of
 from ..ops.loss_terms import weighted_sum
 from ..ops.pad import branch, crop, pad
 from ..ops.total_variation import kernel_continuity
@@ -28,6 +29,7 @@ from ..unet.layout import stacked
 from .batches import WholeImage
 from .forward_model import allowed_symmetries, forward_model, margin_of, reach_of, wraps
 from .image_sets import Images
+from .inputs import levels_for
 from .loss_settings import losses_for
 from .network import network_for
 from .patches import VALIDATION_STEP, ImageSet, Patches
@@ -84,7 +86,13 @@ class Training:
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
         self.parts = ()  # names of the loss's terms
 
-        model.net = self.net = network_for(self.batch[0], recipe.network, spacing)
+        model.wiener_levels = []
+        if recipe.wiener:
+            noise = noise_of(model.physics, y)
+            model.wiener_levels = levels_for(model.physics, recipe.wiener, noise, float(y.var()))
+        self.inputs = model.inputs
+        inputs = self.inputs.channels(shape[1])
+        model.net = self.net = network_for(self.batch[0], recipe.network, spacing, inputs)
         self.parameters = self.net.initial_parameters(self.seed, like=like)
         self.gradient = zeros(self.net.size, np.float32, like)
         self.statistics = self.net.initial_statistics(like=like)
@@ -179,8 +187,7 @@ class Training:
             seen = stacked([whole, seen])
         tape = Tape()
         parameters = tape.var(self.parameters)
-        x = unet(with_margin(seen, self.margin), parameters, net=self.net, input_gradient=False,
-                 **settings)  # fmt: skip
+        x = unet(self._shown(seen), parameters, net=self.net, input_gradient=False, **settings)
         prediction = without_margin(apply(self.g, x), self.margin, y.shape[2:])
         whole = None
         if self.losses.siamese:
@@ -234,6 +241,10 @@ class Training:
             seen = fill(seen, counted, recipe.fill, seed, draw, **options)
         return seen, within(counted, inside), scored
 
+    def _shown(self, seen):
+        """The network's input: what can be seen, its margin, and filtered copies of both."""
+        return self.inputs(with_margin(seen, self.margin))
+
     def _whole(self, y, validation, inside):
         """A batch with its validation pixels hidden and no others; the pixels that are not."""
         alone, options = self._stand_ins()
@@ -283,7 +294,9 @@ class Training:
             options = {"sigma": recipe.fill_sigma, "mean": self.source.mean}
             alone = recipe.validation_fill or recipe.fill
             seen = fill(y, validation, alone, self.seed, VALIDATION_STEP + number, **options)
-            x, _ = unet_forward(seen, self.parameters, net=self.net, statistics=self.statistics)
+            x, _ = unet_forward(
+                self.inputs(seen), self.parameters, net=self.net, statistics=self.statistics
+            )
             scored = within(validation, inside)
             total += float(self.losses.validation(apply(self.g, x), y, scored))
         total /= self.source.checks
@@ -323,7 +336,7 @@ class Training:
         found = []
         for y in self.source.every():
             batch = empty(self.statistics.shape, self.statistics.dtype, like=y)
-            unet(with_margin(y, self.margin), parameters, net=self.net, batch_statistics=batch)
+            unet(self._shown(y), parameters, net=self.net, batch_statistics=batch)
             found.append(batch)
         found = namespace(*found).stack(found)
         mean, spread = found.mean(axis=0), found.var(axis=0)

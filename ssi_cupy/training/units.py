@@ -10,7 +10,8 @@ from .image_sets import Images
 
 def units_of(y, normalise):
     """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1; with
-    "standardise", such that its mean is 0 and its standard deviation 1.
+    "percentile" the background is at 0 in either polarity, so that an image and its negative are
+    one; with "standardise", such that its mean is 0 and its standard deviation 1.
 
     `y` is an array, or an `images.Images`: then they are those of the whole set.
     """
@@ -21,10 +22,12 @@ def units_of(y, normalise):
     if normalise == "standardise":
         return y.moments() if many else (float(y.mean()), float(y.std()))
     if normalise == "percentile":
-        shares = 0.5, 99.5
+        shares = 0.5, 50, 99.5
         some = y.percentiles(shares) if many else np.percentile(y, shares)
-        if some[1] > some[0]:
-            low, high = map(float, some)
+        if some[2] > some[0]:
+            low, middle, high = map(float, some)
+            if high - middle < middle - low:  # dark on bright: what most pixels show is at 0
+                return high, low - high
     return low, high - low
 
 

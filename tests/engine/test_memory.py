@@ -21,8 +21,11 @@ FIT = {"steps": 3, "progress": False}
 @pytest.fixture
 def tiny(monkeypatch):
     """A small network, for tests that train it often."""
-    net = UNet(widths=(8, 8))
-    monkeypatch.setattr("ssi_cupy.training.step.network_for", lambda *_, **__: net)
+
+    def made(y, template, spacing, inputs):
+        return UNet(widths=(8, 8), inputs=inputs)
+
+    monkeypatch.setattr("ssi_cupy.training.step.network_for", made)
 
 
 def restored(seed, device):

@@ -1,0 +1,126 @@
+"""What the network has missed: signal that the residual still holds, put back by a Wiener filter.
+
+With x = f(y), the residual r = y − g(x) is noise of power σ² at frequencies where nothing was
+missed, and has more power P(k) where something was. So ::
+
+    x ← x + F⁻¹[ max(1 − MARGIN σ² / P(k), 0) · conj(H) / max(|H|², LEAST²) · F(w r) ]
+
+is the Wiener filter of the missing signal, whose power is P − σ². H is the transfer function, w a
+window that fades at the border. P is |F(w r)|² averaged over neighbouring frequencies; σ² is read
+off the frequencies that the PSF does not pass, where the residual is noise and nothing else. Where
+noise is high nothing sticks out, and nothing is changed. There is no setting.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engine import fourier
+from ..engine.backend import contiguous, free_memory, host, log, moved
+from ..noise import clipping
+from ..physics import PSFConvolution, apply
+
+MARGIN = 1.2  # P is an average of few numbers: what sticks out by less may be chance
+LEAST = 0.05  # of |H|: what the PSF passes less of is not amplified more than 1 / LEAST times
+BLOCKED = 0.05  # |H| below which the residual is taken for noise,
+FEWEST = 0.02  # and the fewest frequencies to measure noise at, those of least |H|
+BYTES = 160  # of memory for each pixel
+SMOOTH = 1 / 32  # of all frequencies along an axis: the width (σ) of the average,
+LEAST_SMOOTH = {1: 8.0, 2: 4.0, 3: 1.5}  # and at least so many, by the number of axes
+
+
+def can_refine(g: object, pixels: int) -> bool:
+    """Whether `missed_signal` inverts a forward model, for images of so many pixels."""
+    if not isinstance(g, PSFConvolution) or g.psf.size == 1:
+        return False
+    fits = BYTES * pixels <= free_memory() / 2
+    if not fits:
+        log.warning("the image is too large for its residual to be refined at once: left out")
+    return fits
+
+
+def refine(image, restored, reblurred, g: PSFConvolution):
+    """f(y) and g(f(y)) with what was missed put back, as (restored, reblurred), float32.
+
+    Parameters
+    ----------
+    image, restored, reblurred : (Y, X) or (Z, Y, X) array
+        y, f(y) and g(f(y)), on one device.
+    g : PSFConvolution
+    """
+    five = [a.reshape((1,) * (5 - a.ndim) + a.shape) for a in (image, restored, reblurred)]
+    y, sharp, blurred = (contiguous(a.astype(np.float64)) for a in five)
+    missed = missed_signal(y, blurred, g)
+    found = sharp + missed, blurred + apply(g, missed)
+    return tuple(a.reshape(image.shape).astype(np.float32) for a in found)
+
+
+def missed_signal(y, blurred, g: PSFConvolution):
+    """What to add to f(y).
+
+    Parameters
+    ----------
+    y, blurred : (N, C, Z, Y, X) array
+        The image, and g(f(y)).
+    g : PSFConvolution
+
+    Returns
+    -------
+    array like `y`, in its units
+    """
+    shape = y.shape[2:]
+    low, high = clipping(y)
+    window = moved(_window(shape, g.psf.shape).astype(y.dtype), y)
+    residual = (y - blurred) * window * ((y > low) & (y < high))
+    transfer = _transfer(g.psf, shape)
+    passed = np.abs(transfer)
+    blocked = np.argsort(passed, axis=None, kind="stable")
+    blocked = blocked[: max(int((passed < BLOCKED).sum()), int(FEWEST * passed.size), 1)]
+
+    spectrum = fourier.rfftn(contiguous(residual))
+    power = np.absolute(spectrum) ** 2
+    flat = host(power).reshape(*power.shape[:2], -1)
+    noise = np.median(flat[..., blocked], axis=-1) / np.log(2)  # of an exponential distribution
+    noise = moved(noise[..., None, None, None].astype(power.dtype), y)
+    # An average over frequencies is a window on the autocorrelation.
+    lags = moved(_lags(shape).astype(power.dtype), y)
+    correlation = fourier.irfftn(power + 0j, shape)
+    average = np.absolute(fourier.rfftn(contiguous(correlation * lags)))
+    share = np.maximum(1 - MARGIN * noise / np.maximum(average, 1e-30), 0)
+    inverse = np.conj(transfer) / np.maximum(passed**2, LEAST**2) * (passed > LEAST / 3)
+    found = spectrum * share * moved(inverse.astype(spectrum.dtype), y)
+    return fourier.irfftn(found, shape).astype(y.dtype)
+
+
+def _transfer(psf, shape):
+    """The transfer function of a PSF on a periodic grid; one wider than the grid is wound up."""
+    from scipy import fft
+
+    grid = np.zeros(shape)
+    places = [(np.arange(k) - k // 2) % n for k, n in zip(psf.shape, shape, strict=True)]
+    np.add.at(grid, np.ix_(*places), psf)
+    return fft.rfftn(grid)
+
+
+def _window(shape, sizes):
+    """One inside, fading over the reach of the PSF and two pixels more; Z is treated likewise."""
+    window = np.ones(shape)
+    for axis, (n, k) in enumerate(zip(shape, sizes, strict=True)):
+        width = min(max(sizes) // 2 + 2, n // 4) if n > 1 and k > 1 else 0
+        fade = np.sin(np.pi / 4 * (2 * np.arange(width) + 1) / max(width, 1)) ** 2
+        profile = np.ones(n)
+        profile[:width], profile[n - width :] = fade, fade[::-1]
+        window *= np.expand_dims(profile, [a for a in range(3) if a != axis])
+    return window
+
+
+def _lags(shape):
+    """The transform of a Gaussian over frequencies, `SMOOTH` of each axis wide."""
+    least = LEAST_SMOOTH[max(sum(n > 1 for n in shape), 1)]
+    window = np.ones(shape)
+    for axis, n in enumerate(shape):
+        lag = np.minimum(np.arange(n), n - np.arange(n))
+        width = min(max(SMOOTH * n, least), n / 4)
+        profile = np.exp(-2 * (np.pi * width * lag / n) ** 2)
+        window = window * np.expand_dims(profile, [a for a in range(3) if a != axis])
+    return window

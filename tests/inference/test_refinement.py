@@ -1,0 +1,81 @@
+"""Refinement puts back what was missed where it stands out of the noise, and nothing else."""
+
+import numpy as np
+import pytest
+
+import ssi_cupy
+from small_runs import PSF, picture
+from ssi_cupy import physics, recipes
+from ssi_cupy.inference.refinement import can_refine, missed_signal, refine
+from ssi_cupy.psf import gaussian
+
+BLUR = physics.PSFConvolution(gaussian(1.5))
+
+
+def scene(*shape, seed=0):
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    return gaussian_filter((rng.random(shape) > 0.9).astype(float), 1.0)[(None,) * (5 - len(shape))]
+
+
+@pytest.mark.parametrize("shape", [(96, 90), (24, 32, 30)])
+def test_what_a_network_missed_comes_back(shape):
+    """Of a restoration that is too smooth, and noise that is low."""
+    g = BLUR if len(shape) == 2 else physics.PSFConvolution(gaussian((1.0, 1.5, 1.5)))
+    sharp = scene(*shape)
+    missed = physics.PSFConvolution(gaussian(1.5)).forward(sharp) - sharp
+    y = g.forward(sharp) + np.random.default_rng(1).normal(0, 0.002, sharp.shape)
+    found = missed_signal(y, g.forward(sharp + missed), g)
+    inside = (..., *(slice(8, -8) if n > 20 else slice(None) for n in sharp.shape[2:]))
+    left = np.linalg.norm((missed + found)[inside]) / np.linalg.norm(missed[inside])
+    assert left < 0.75
+
+
+def test_noise_is_left_alone():
+    """Where the residual is noise, next to nothing is added: a hundredth of the noise's power."""
+    sharp = scene(128, 128)
+    noise = np.random.default_rng(1).normal(0, 0.1, sharp.shape)
+    found = missed_signal(BLUR.forward(sharp) + noise, BLUR.forward(sharp), BLUR)
+    assert found.std() < 0.1 * noise.std()
+
+
+def test_it_scales_and_does_not_reach_the_border():
+    y = BLUR.forward(scene(64, 70)) + 0.5 * scene(64, 70, seed=3)
+    blurred = BLUR.forward(scene(64, 70))
+    found = missed_signal(y, blurred, BLUR)
+    np.testing.assert_allclose(missed_signal(7 * y, 7 * blurred, BLUR), 7 * found, rtol=1e-6)
+    assert np.abs(found[..., 0, :]).max() < 0.2 * np.abs(found).max()
+
+
+def test_pixels_that_a_sensor_clipped_say_nothing():
+    """What the residual is there is the sensor's doing: whatever it is, the result is the same."""
+    rng = np.random.default_rng(0)
+    y = np.clip(BLUR.forward(scene(64, 64)) * 3 + rng.normal(0, 0.05, (1, 1, 1, 64, 64)), 0, 0.6)
+    blurred = BLUR.forward(scene(64, 64))
+    other = np.where(y == 0.6, blurred - 5, blurred)
+    found = [missed_signal(y, b, BLUR) for b in (blurred, other)]
+    assert (y == 0.6).sum() > 40
+    np.testing.assert_array_equal(*found)
+
+
+def test_deconvolve_refines_unless_told_not_to():
+    image, options = picture((40, 36)), {"num_iter": 5, "progress": False, "full_output": True}
+    results = [ssi_cupy.deconvolve(image, PSF, refine=r, **options) for r in (None, True, False)]
+    np.testing.assert_array_equal(results[0].restored, results[1].restored)
+    assert (results[0].restored != results[2].restored).any()
+    plain = results[2].model
+    np.testing.assert_array_equal(results[2].restored, plain.predict(image))
+    whole = refine(image, *plain.restore(image), plain.physics)
+    np.testing.assert_array_equal(results[0].restored, whole[0])
+    np.testing.assert_array_equal(results[0].denoised, whole[1])
+    g = plain.physics.forward(results[0].restored[None, None, None].astype(np.float64))[0, 0, 0]
+    inside = (slice(6, -6), slice(6, -6))
+    np.testing.assert_allclose(results[0].denoised[inside], g[inside], atol=0.02)
+
+
+def test_what_cannot_be_refined(caplog, monkeypatch):
+    assert can_refine(BLUR, 10**4) and not can_refine(physics.Identity(), 10**4)
+    assert not can_refine(physics.Composition(BLUR, physics.Clamp(0, 1)), 10**4)
+    assert not can_refine(BLUR, 10**15) and "too large" in caplog.text
+    assert recipes.DEFAULT.refine and not recipes.SSI.refine
