@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from ..engine.types import Array
+from ..losses import Losses
 from ..noise import clipping, noise_of
+from ..recipes import Recipe
 from .units import relative
 
 LEAST_NOISE = 0.01  # of an image that seems to have none, for `losses_for`
 
 
-def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None, ends=None):
+def losses_for(
+    g: Any,
+    recipe: Recipe,
+    y: Array,
+    offset: float = 0.0,
+    scale: float = 1.0,
+    spacing: tuple[float, float, float] | None = None,
+    ends: tuple[float, float] | None = None,
+) -> Losses:
     """The losses of a recipe in units of the normalised image `y`.
 
     A recipe counts positivity from where the data are 0. Its bounds are those of the normalised
