@@ -107,14 +107,14 @@ def choice(value: T, argument: str, options: Iterable[object]) -> T:
     return value
 
 
-def positive_int(value: object, argument: str, *, minimum: int = 1) -> int:
+def positive_int(value: Any, argument: str, *, minimum: int = 1) -> int:
     """`value` as an int if it is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise InputError(argument, f"a whole number of at least {minimum}", repr(value))
     return int(value)
 
 
-def number(value: object, argument: str, *, low: float = -np.inf, high: float = np.inf) -> float:
+def number(value: Any, argument: str, *, low: float = -np.inf, high: float = np.inf) -> float:
     """`value` as a float if it is a finite number in [`low`, `high`]."""
     fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not fits or not np.isfinite(value) or not low <= value <= high:
@@ -122,7 +122,7 @@ def number(value: object, argument: str, *, low: float = -np.inf, high: float = 
     return float(value)
 
 
-def positive(value: object, argument: str) -> float:
+def positive(value: Any, argument: str) -> float:
     """`value` as a float if it is a finite number above zero."""
     value = number(value, argument, low=0)
     if value == 0:

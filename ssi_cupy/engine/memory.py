@@ -151,7 +151,7 @@ def contiguous(array: Array, dtype: DTypeLike | None = None) -> Array:
     return copy
 
 
-def placed(array: Array, like: object) -> Array:
+def placed(array: Array, like: Any) -> Array:
     """A constant numpy `array`, on the device of `like`. Copied there once, and then kept.
 
     For tables that follow from shapes: it must be the same object at every call, and stay as it is.

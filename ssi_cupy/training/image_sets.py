@@ -26,7 +26,8 @@ CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
 SAMPLE = 2**20  # pixels of all images that percentiles are taken of
 ENDINGS = (".tif", ".tiff")
 
-Source: TypeAlias = "ArrayLike | PathLike | Sequence[ArrayLike | PathLike] | Images"
+# A sequence is one of arrays and paths, which type checkers cannot tell from an array's rows.
+Source: TypeAlias = "ArrayLike | PathLike | Sequence[Any] | Images"
 
 
 def is_many(image: object) -> bool:

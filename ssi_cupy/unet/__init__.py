@@ -23,7 +23,7 @@ from .residual import ResidualUNet
 
 NETWORKS = {network.__name__: network for network in (UNet, ResidualUNet, PlainUNet)}
 
-__all__ = ["NETWORKS", "Network", "parameter", "unet", *NETWORKS]
+__all__ = ["NETWORKS", "Network", "PlainUNet", "ResidualUNet", "UNet", "parameter", "unet"]
 
 
 def unet_forward(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -56,6 +56,32 @@ class Network:
     input_gradient, keep)`` and ``backward(gy, saved)``, the two passes (see `unet_forward`), with
     `batch_statistics` a (branches, `statistics_size`) array or None.
     """
+
+    ndim: int
+    inputs: int
+    outputs: int
+    momentum: float
+    aspect: float
+    windows: Sequence[Window] | None
+
+    if TYPE_CHECKING:  # fields of one network, properties of another
+
+        @property
+        def shapes(self) -> dict[str, Shape]: ...
+        @property
+        def norms(self) -> dict[str, int]: ...
+        @property
+        def last_kernel(self) -> str: ...
+        @property
+        def widths(self) -> tuple[int, ...]: ...
+        @property
+        def path(self) -> list[tuple[str, Window]]: ...
+        @property
+        def footprint(self) -> float: ...
+
+        def start(self, name: str) -> tuple[str, float]: ...
+        def forward(self, x: Array, parameters: Array, *settings: Any) -> tuple[Array, Any]: ...
+        def backward(self, gy: Array, saved: Any) -> tuple[Array | None, Array]: ...
 
     def kernel(self, width: int, level: int = 0) -> Window:
         """A kernel `width` wide in Y and X, and about as far in Z, if 3-D: the higher the voxels
@@ -169,6 +195,15 @@ class Stepped(Network):
     Of the fields they have ``depth`` (levels), ``skip`` and ``windows``; ``base`` is the width at
     full resolution, and ``joining`` is "add" or "concat".
     """
+
+    depth: int
+
+    if TYPE_CHECKING:
+
+        @property
+        def base(self) -> int: ...
+        @property
+        def joining(self) -> str: ...
 
     def __post_init__(self) -> None:
         choice(self.ndim, "ndim", (2, 3))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class PlainUNet(Stepped):
     aspect: float = 1.0
 
     momentum = 0.0  # there is no norm
-    norms: dict[str, int] = {}
+    norms: ClassVar[dict[str, int]] = {}
 
     @property
     def base(self) -> int:
