@@ -165,6 +165,9 @@ class Images:
     shapes : list of (C, Z, Y, X)
     """
 
+    names: list[str]
+    shapes: list[Shape]
+
     def __init__(self, images: Sequence[Any], argument: str = "image") -> None:
         self._images, self.argument = images, argument
         self.names, self.shapes = [i.name for i in images], [i.shape for i in images]
