@@ -28,10 +28,11 @@ from .engine.checks import (
     real_array,
     varying,
 )
+from .engine.types import ArrayLike, Float32Array, Float64Array, Mode
 from .physics import PSFConvolution
 
 
-def normalise(image):
+def normalise(image: ArrayLike) -> Float32Array:
     """Shift and scale an image so that its values span [0, 1].
 
     Parameters
@@ -52,7 +53,7 @@ def normalise(image):
     return (image - low) / (high - low)
 
 
-def blur(image, psf, mode="constant"):
+def blur(image: ArrayLike, psf: ArrayLike, mode: Mode = "constant") -> Float64Array:
     """Convolve an image with a point-spread function (PSF), at the image's size.
 
     A true convolution by `physics.PSFConvolution`, which has the PSF's centre at the pixel
@@ -82,8 +83,16 @@ def blur(image, psf, mode="constant"):
 
 
 def degrade(
-    image, psf, *, alpha=0.001, sigma=0.1, salt_pepper=0.01, bits=10, mode="constant", rng=0
-):
+    image: ArrayLike,
+    psf: ArrayLike,
+    *,
+    alpha: float = 0.001,
+    sigma: float = 0.1,
+    salt_pepper: float = 0.01,
+    bits: int | None = 10,
+    mode: Mode = "constant",
+    rng: int | np.random.RandomState | np.random.Generator = 0,
+) -> Float32Array:
     """Blur an image and add the noise of a camera: the published benchmark's degradation.
 
     The defaults are those of the 2-D benchmark. The 3-D benchmark has ``salt_pepper=0``.

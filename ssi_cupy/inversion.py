@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from typing import Self
 
 import numpy as np
 
@@ -17,17 +18,32 @@ from . import symmetry
 from .engine.backend import Pool, enough_memory, host, resolve_device
 from .engine.checks import InputError, positive_int, real_array
 from .engine.precision import Precision
+from .engine.types import (
+    Array,
+    ArrayLike,
+    Callback,
+    Device,
+    ForwardModel,
+    History,
+    PathLike,
+    PrecisionName,
+    Rng,
+    Sizes,
+    Sliceable,
+    Spacing,
+)
 from .files import model_file
 from .files.atomic import check_writable
 from .inference.predict import infer
 from .physics import check
 from .random import seed_from
-from .recipes import DEFAULT, get
+from .recipes import DEFAULT, Recipe, get
 from .training import checkpoints
-from .training.image_sets import gather, is_many
+from .training.image_sets import Source, gather, is_many
 from .training.inputs import NetworkInputs
 from .training.progress import Progress
 from .training.step import Training
+from .unet import Network
 
 CHECKPOINT_EVERY = 100  # steps
 OF_A_FIT = "device net parameters statistics units symmetries wiener_levels _inputs history".split()
@@ -66,10 +82,25 @@ class SelfSupervisedInverse:
         Of the last ``train`` and ``infer``.
     """
 
+    net: Network | None
+    parameters: Array | None
+    statistics: Array | None
+    units: tuple[float, float] | None
+    device: str
+    history: History
+    seconds: dict[str, float]
+
     def __init__(
-        self, physics, recipe=DEFAULT, *, rng=0, device="auto", spacing=None,
-        precision="float32", graph=True,
-    ):  # fmt: skip
+        self,
+        physics: ForwardModel,
+        recipe: Recipe | str = DEFAULT,
+        *,
+        rng: Rng = 0,
+        device: Device = "auto",
+        spacing: Spacing | None = None,
+        precision: PrecisionName = "float32",
+        graph: bool = True,
+    ) -> None:
         self.physics = check(physics)
         self.recipe = get(recipe)
         self.precision = Precision(precision).name
@@ -90,7 +121,16 @@ class SelfSupervisedInverse:
             self._inputs = NetworkInputs(self.physics, self.wiener_levels)
         return self._inputs
 
-    def fit(self, image, *, steps=None, callback=None, progress=True, checkpoint=None, resume=None):
+    def fit(
+        self,
+        image: Source,
+        *,
+        steps: int | None = None,
+        callback: Callback | None = None,
+        progress: bool = True,
+        checkpoint: PathLike | None = None,
+        resume: PathLike | None = None,
+    ) -> Self:
         """Train on an image, or on a set of images, from scratch or from a checkpoint.
 
         Parameters
@@ -180,7 +220,14 @@ class SelfSupervisedInverse:
             raise InputError("recipe", expected, f"{self.recipe.name!r}, for {len(images)} images")
         return images
 
-    def predict(self, image, *, tile_size=None, tile_overlap=None, out=None):
+    def predict(
+        self,
+        image: ArrayLike | Sliceable,
+        *,
+        tile_size: Sizes | None = None,
+        tile_overlap: Sizes | None = None,
+        out: Array | None = None,
+    ) -> Array:
         """f(y): the restored image, in the shape and units of `image`, float32.
 
         Parameters
@@ -204,7 +251,14 @@ class SelfSupervisedInverse:
         """
         return self._infer(image, True if out is None else out, False, tile_size, tile_overlap)[0]
 
-    def reblur(self, image, *, tile_size=None, tile_overlap=None, out=None):
+    def reblur(
+        self,
+        image: ArrayLike | Sliceable,
+        *,
+        tile_size: Sizes | None = None,
+        tile_overlap: Sizes | None = None,
+        out: Array | None = None,
+    ) -> Array:
         """g(f(y)): the denoised image, in the shape and units of `image`, float32.
 
         Parameters are those of `predict`. A forward model of your own, or one that wraps around,
@@ -212,7 +266,14 @@ class SelfSupervisedInverse:
         """
         return self._infer(image, False, True if out is None else out, tile_size, tile_overlap)[1]
 
-    def restore(self, image, *, tile_size=None, tile_overlap=None, out=None):
+    def restore(
+        self,
+        image: ArrayLike | Sliceable,
+        *,
+        tile_size: Sizes | None = None,
+        tile_overlap: Sizes | None = None,
+        out: tuple[Array, Array] | list[Array] | None = None,
+    ) -> tuple[Array, Array]:
         """(f(y), g(f(y))): `predict` and `reblur` of one run of the network.
 
         Parameters are those of `predict`, but that `out` is a pair of arrays.
@@ -229,7 +290,7 @@ class SelfSupervisedInverse:
         self.seconds["infer"] = time.perf_counter() - start
         return found
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write the model to an ``.npz`` file, whole or not at all.
 
         A forward model that is not of `ssi_cupy.physics` is not written, for it is code: give it
@@ -240,7 +301,14 @@ class SelfSupervisedInverse:
         model_file.save_model(path, self)
 
     @classmethod
-    def load(cls, path, physics=None, *, device="auto", precision="float32"):
+    def load(
+        cls,
+        path: PathLike,
+        physics: ForwardModel | None = None,
+        *,
+        device: Device = "auto",
+        precision: PrecisionName = "float32",
+    ) -> Self:
         """Read a model that `save` wrote; with the same bits it predicts the same bits.
 
         Parameters

@@ -12,9 +12,12 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from .engine.checks import InputError, choice, number
+from .engine.types import Array
 from .ops import loss_terms
 from .ops.total_variation import total_variation
 
@@ -70,9 +73,9 @@ class Losses:
     reconstruction: float = 0.0
     invariance: float = 0.0
     invariance_blurred: float = 0.0
-    kind: str = "l2"
+    kind: loss_terms.Kind = "l2"
     delta: float = 0.15
-    normalise: str = "pixels"
+    normalise: Literal["pixels", "masked"] = "pixels"
     bound: float = 0.1
     bound_blurred: float = 0.0
     bound_squared: bool = True
@@ -85,7 +88,7 @@ class Losses:
     tv_eps: float = 1e-3
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choice(self.kind, "kind", loss_terms.KINDS)
         choice(self.normalise, "normalise", ("pixels", "masked"))
         for field in fields(self):
@@ -95,11 +98,20 @@ class Losses:
             raise InputError("blind_spot", "at least one term with a weight above 0", "none")
 
     @property
-    def siamese(self):
+    def siamese(self) -> bool:
         """Whether a term asks for the whole pass beside the masked one."""
         return bool(self.reconstruction or self.invariance or self.invariance_blurred)
 
-    def __call__(self, x, prediction, target, mask, *, whole=None, inside=None):
+    def __call__(
+        self,
+        x: Any,
+        prediction: Any,
+        target: Array,
+        mask: Array,
+        *,
+        whole: Sequence[Any] | None = None,
+        inside: Array | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
         """The loss, and what it is made of.
 
         Parameters
@@ -143,7 +155,7 @@ class Losses:
         total = loss_terms.weighted_sum(*named.values(), weights=weights)
         return total, {name: getattr(term, "value", term) for name, term in named.items()}
 
-    def validation(self, prediction, target, pixels):
+    def validation(self, prediction: Array, target: Array, pixels: Array) -> Array:
         """The blind-spot term on `pixels` alone, per pixel of them: a scalar array."""
         return self._blind_spot(prediction, target, pixels, normalise="masked")
 

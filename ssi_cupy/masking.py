@@ -16,15 +16,18 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from .engine.backend import empty, in_memory, kernel, namespace, placed, zeros
 from .engine.checks import InputError, choice, number, positive_int
 from .engine.gpu.launch import threads_per_item
+from .engine.types import Array, Shape
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
 
 NO_NOISE = np.zeros(1)
+Fill: TypeAlias = Literal["zero", "gaussian", "neighbour", "local_mean"]
 FILLS = ("zero", "gaussian", "neighbour", "local_mean")
 
 
@@ -52,13 +55,13 @@ class RandomMask:
     over: float | None = None
     per_channel: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("start", "end", "decay"):
             number(getattr(self, name), name, low=0, high=1)
         if self.over is not None:
             number(self.over, "over", low=0, high=1)
 
-    def density(self, step, steps):
+    def density(self, step: int, steps: int) -> float:
         """The probability at `step` (from 0) of `steps`."""
         if self.over is None:
             left = self.decay**step
@@ -66,15 +69,24 @@ class RandomMask:
             left = max(0.0, 1 - step / max(self.over * steps, 1))
         return self.end + (self.start - self.end) * left
 
-    def limit(self, step, steps):
+    def limit(self, step: int, steps: int) -> float:
         """A random word of 32 bits below it hides its pixel. Whole: no device rounds it."""
         return float(round(self.density(step, steps) * 2**32))
 
-    def draw(self, shape, seed, step, steps, like=None):
+    def draw(
+        self, shape: Shape, seed: int, step: int, steps: int, like: Array | None = None
+    ) -> Array:
         """The mask of one step for images of `shape` (N, C, Z, Y, X)."""
         return self.mark(shape, seed, step, self.limit(step, steps), like)
 
-    def mark(self, shape, seed, step, limit, like=None):
+    def mark(
+        self,
+        shape: Shape,
+        seed: int,
+        step: int | Array,
+        limit: float | Array,
+        like: Array | None = None,
+    ) -> Array:
         """The mask of a `limit`; that and `step` may be a `backend.in_memory` each."""
         mask = empty(_mask_shape(shape, self.per_channel), np.uint8, like)
         at = in_memory(limit, like), *place(seed, Stream.MASK, step, like)
@@ -110,27 +122,36 @@ class StratifiedMask:
     fraction: float = 1 / 32
     per_channel: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not number(self.fraction, "fraction", low=0, high=1):
             raise InputError("fraction", "a number in (0, 1]", self.fraction)
 
-    def density(self, step, steps):
+    def density(self, step: int, steps: int) -> float:
         """The fraction asked for. Sides are whole numbers, so the mask's own comes near it."""
         return self.fraction
 
-    def side(self, shape):
+    def side(self, shape: Shape) -> int:
         """The side of a box in images of `shape` (N, C, Z, Y, X), pixels."""
         return max(1, round(self.fraction ** (-1 / max(1, sum(n > 1 for n in shape[2:])))))
 
-    def limit(self, step, steps):
+    def limit(self, step: int, steps: int) -> float:
         """Nothing that changes from step to step, but as of `RandomMask`."""
         return 0.0
 
-    def draw(self, shape, seed, step, steps, like=None):
+    def draw(
+        self, shape: Shape, seed: int, step: int, steps: int, like: Array | None = None
+    ) -> Array:
         """The mask of one step for images of `shape` (N, C, Z, Y, X)."""
         return self.mark(shape, seed, step, None, like)
 
-    def mark(self, shape, seed, step, limit=None, like=None):
+    def mark(
+        self,
+        shape: Shape,
+        seed: int,
+        step: int | Array,
+        limit: float | Array | None = None,
+        like: Array | None = None,
+    ) -> Array:
         """As of `RandomMask`, with a `limit` that is not looked at."""
         mask = zeros(_mask_shape(shape, self.per_channel), np.uint8, like)
         n, c, z, y, x = mask.shape
@@ -154,7 +175,7 @@ def stratified_mask_kernel(start, stop, mask, bz, by, bx, depth, side, step, str
             mask[box // (bx * by * bz), z, y, x] = 1
 
 
-def validation_pixels(shape, fraction, seed, like=None):
+def validation_pixels(shape: Shape, fraction: float, seed: int, like: Array | None = None) -> Array:
     """The pixels that the training never sees: `fraction` of each image, at least one.
 
     Parameters
@@ -184,7 +205,7 @@ def validation_pixels(shape, fraction, seed, like=None):
     return mask
 
 
-def keep_blind(mask, validation):
+def keep_blind(mask: Array, validation: Array) -> tuple[Array, Array]:
     """Hide the validation pixels too, and keep them out of the loss.
 
     Parameters
@@ -205,7 +226,7 @@ def keep_blind(mask, validation):
     return hidden, counted
 
 
-def within(pixels, inside):
+def within(pixels: Array, inside: Array) -> Array:
     """The pixels of a mask that are inside: where both arrays of uint8 are 1."""
     found = empty(pixels.shape, np.uint8, like=pixels)
     namespace(pixels, inside).bitwise_and(pixels, inside, out=found)
@@ -233,12 +254,23 @@ class NoiseLevel:
     start: float = 0.1
     decay: float = 10_000.0
 
-    def level(self, step, steps):
+    def level(self, step: int, steps: int) -> float:
         """The standard deviation at `step` (from 0) of `steps`."""
         return self.start / (1 + self.decay * step / steps)
 
 
-def fill(image, hidden, how, seed, step, *, sigma=0.2, mean=0.0, radius=None, noise=0.0):
+def fill(
+    image: Array,
+    hidden: Array,
+    how: Fill,
+    seed: int,
+    step: int | Array,
+    *,
+    sigma: float = 0.2,
+    mean: float = 0.0,
+    radius: int | None = None,
+    noise: float | Array = 0.0,
+) -> Array:
     """A copy of `image` in which the hidden pixels are replaced, and the others may get noise.
 
     Parameters
@@ -284,7 +316,7 @@ def fill(image, hidden, how, seed, step, *, sigma=0.2, mean=0.0, radius=None, no
     return filled
 
 
-def add_noise(image, sigma, seed, step):
+def add_noise(image: Array, sigma: float | Array, seed: int, step: int | Array) -> Array:
     """A copy of `image` with Gaussian noise of standard deviation `sigma`."""
     nothing = zeros(_mask_shape(image.shape, False), np.uint8, like=image)
     return _fill_gaussian(image, nothing, 0.0, 0.0, sigma, seed, step)

@@ -15,11 +15,12 @@ from __future__ import annotations
 import numpy as np
 
 from .engine.checks import DeviceError, InputError, positive, real_array, varying
+from .engine.types import ArrayLike
 
 BINS = 256
 
 
-def psnr(truth, image, *, data_range):
+def psnr(truth: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
     """Peak signal-to-noise ratio, ``10 log10(data_range² / mean((truth - image)²))``.
 
     Parameters
@@ -43,7 +44,7 @@ def psnr(truth, image, *, data_range):
     return float(20 * np.log10(data_range / error)) if error else float("inf")
 
 
-def rmse(truth, image):
+def rmse(truth: ArrayLike, image: ArrayLike) -> float:
     """Root of the mean squared difference, in the images' unit.
 
     Parameters and errors as in `psnr`.
@@ -52,7 +53,7 @@ def rmse(truth, image):
     return float(np.sqrt(np.mean(np.subtract(truth, image, dtype=np.float64) ** 2)))
 
 
-def ssim(truth, image, *, data_range):
+def ssim(truth: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
     """Mean structural similarity: scikit-image's, with its default window of 7 pixels.
 
     Parameters
@@ -86,7 +87,7 @@ def ssim(truth, image, *, data_range):
     return float(structural_similarity(truth, image, data_range=data_range))
 
 
-def mutual_information(truth, image):
+def mutual_information(truth: ArrayLike, image: ArrayLike) -> float:
     """Mutual information over joint entropy, of a histogram of 256 × 256 bins.
 
     The bins span each image's own range, so the value does not depend on brightness or contrast.
@@ -113,7 +114,7 @@ def mutual_information(truth, image):
     return float((_entropy(joint.sum(0)) + _entropy(joint.sum(1)) - together) / together)
 
 
-def spectral_mutual_information(truth, image):
+def spectral_mutual_information(truth: ArrayLike, image: ArrayLike) -> float:
     """`mutual_information` of the two images' discrete cosine transforms (DCT-II, all axes).
 
     Each image is divided by its 2-norm first. Parameters and errors as in `mutual_information`.
@@ -132,7 +133,7 @@ def spectral_mutual_information(truth, image):
     return mutual_information(_spectrum(truth), _spectrum(image))
 
 
-def scores(truth, image, *, data_range=1.0):
+def scores(truth: ArrayLike, image: ArrayLike, *, data_range: float = 1.0) -> dict[str, float]:
     """All scores at once.
 
     Parameters

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .engine import checks
 from .engine.backend import host
+from .engine.types import Array, ArrayLike
 
 
-def estimate_noise(image, psf=None, *, low=-np.inf, high=np.inf):
+def estimate_noise(
+    image: ArrayLike, psf: ArrayLike | None = None, *, low: float = -np.inf, high: float = np.inf
+) -> float:
     """The noise level of an image, read off the frequencies that the PSF cannot pass.
 
     There the image holds nothing but noise. The power of white noise at one frequency is
@@ -86,7 +91,7 @@ def _unclipped(image, weights, measured, low, high):
     return float(noise)
 
 
-def noise_of(g, y):
+def noise_of(g: Any, y: Array) -> float:
     low, high = clipping(y)
     return estimate_noise(host(y), getattr(g, "psf", None), low=low, high=high)
 
@@ -95,7 +100,7 @@ MOST_COUNTS, FEW_COUNTS = 4096, 30.0  # different values of all pixels; mean of 
 COUNTED = 2.5  # times their mean that the variance of dim counts may be, structure included
 
 
-def count_step(y, values=None):
+def count_step(y: Array, values: Array | None = None) -> float:
     """What one count is in `y` if its values are counts (photons, events), or 0.
 
     Counts are whole multiples of a step, above the least value or below the greatest, and where
@@ -132,7 +137,7 @@ def count_step(y, values=None):
     return 0.0
 
 
-def clipping(y):
+def clipping(y: Array) -> tuple[float, float]:
     """What `y` was clipped at, below and above; infinite where it was not.
 
     Clipped are values at an end which more than one pixel in a thousand has, and three times as

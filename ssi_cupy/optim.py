@@ -16,13 +16,16 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .engine.backend import empty, in_memory, kernel, moved, zeros
 from .engine.checks import InputError, number, positive_int
 from .engine.gpu.launch import threads_per_item
+from .engine.types import Array, DTypeLike
 from .random import CHUNK, Stream, chunks, fill_normals, place
 
 BLOCK = 4096  # weights whose sum is one item's work
@@ -58,9 +61,10 @@ class Adam:
     """
 
     def __init__(
-        self, size, dtype, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, l2=0.0, l1=0.0, noise=0.0,
-        seed=0, like=None,
-    ):  # fmt: skip
+        self, size: int, dtype: DTypeLike, *, lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, l2: float = 0.0,
+        l1: float = 0.0, noise: float = 0.0, seed: int = 0, like: Array | None = None,
+    ) -> None:  # fmt: skip
         self.lr, self.seed, self.steps = number(lr, "lr", low=0), seed, 0
         self.betas = tuple(number(beta, "betas", low=0, high=1 - 1e-12) for beta in betas)
         self.eps = number(eps, "eps", low=1e-30)  # above 0 in float32 too: it is a divisor
@@ -68,7 +72,7 @@ class Adam:
         self.l2, self.l1, self.noise = (number(value, n, low=0) for n, value in named.items())
         self.first, self.second = (zeros(size, dtype, like) for _ in range(2))
 
-    def step(self, params, gradient, lr=None):
+    def step(self, params: Array, gradient: Array, lr: float | None = None) -> None:
         """Change `params` in place.
 
         Parameters
@@ -81,7 +85,7 @@ class Adam:
         numbers = self.count(lr)
         self.move(params, gradient, **{k: in_memory(v, params) for k, v in numbers.items()})
 
-    def count(self, lr=None):
+    def count(self, lr: float | None = None) -> dict[str, float]:
         """Count a step. Returns what is new in it, by name, for `move`."""
         lr = self.lr if lr is None else lr
         self.steps += 1
@@ -93,7 +97,9 @@ class Adam:
             "step": self.steps - 1,
         }
 
-    def move(self, params, gradient, *, rate, root, sigma, step):
+    def move(
+        self, params: Array, gradient: Array, *, rate: Array, root: Array, sigma: Array, step: Array
+    ) -> None:
         """`step` without the counting: work for the device alone, on numbers in its memory."""
         b1, b2 = self.betas
         levels = b1, 1 - b1, b2, 1 - b2, self.eps, self.l2, self.l1
@@ -102,7 +108,7 @@ class Adam:
         vectors = params, gradient, self.first, self.second
         adam_kernel(chunks(params.size), *vectors, *levels, rate, root, sigma, *at)
 
-    def state(self):
+    def state(self) -> dict[str, Array]:
         """What it remembers: copies of the moments, and the number of steps done."""
         return {
             "first": self.first.copy(),
@@ -110,7 +116,7 @@ class Adam:
             "steps": np.array(self.steps, np.int64),
         }
 
-    def load(self, state):
+    def load(self, state: Mapping[str, Array]) -> None:
         """Go on from a `state`. `InputError` if it is of another size or dtype."""
         for name in ("first", "second"):
             _fits(state[name], self.first, name)
@@ -159,22 +165,24 @@ class MovingAverage:
         Its device is where the average is kept.
     """
 
-    def __init__(self, size, dtype, *, decay=0.99, like=None):
+    def __init__(
+        self, size: int, dtype: DTypeLike, *, decay: float = 0.99, like: Array | None = None
+    ) -> None:
         self.decay, self.steps = number(decay, "decay", low=0, high=1 - 1e-12), 0
         self.average = zeros(size, dtype, like)
 
-    def update(self, params):
+    def update(self, params: Array) -> None:
         """Take `params`, shape (size,), into the average."""
         _fits(params, self.average, "params")
         self.steps += 1
         self.fold(params)
 
-    def fold(self, params):
+    def fold(self, params: Array) -> None:
         """`update` without the counting: work for the device alone."""
         kept, fresh = (params.dtype.type(part) for part in (self.decay, 1 - self.decay))
         moving_average_kernel(params.size, params, self.average, kept, fresh)
 
-    def value(self):
+    def value(self) -> Array:
         """The average, as a new vector."""
         if not self.steps:
             raise ValueError("the moving average is empty: update() was never called")
@@ -183,11 +191,11 @@ class MovingAverage:
         average *= average.dtype.type(1 / (1 - self.decay**self.steps))
         return average
 
-    def state(self):
+    def state(self) -> dict[str, Array]:
         """What it remembers, as plain arrays."""
         return {"average": self.average.copy(), "steps": np.array(self.steps, np.int64)}
 
-    def load(self, state):
+    def load(self, state: Mapping[str, Array]) -> None:
         """Go on from a `state`. `InputError` if it is of another size or dtype."""
         _fits(state["average"], self.average, "average")
         self.average[...] = moved(state["average"], self.average)
@@ -200,7 +208,7 @@ def moving_average_kernel(start, stop, params, average, kept, fresh):
         average[i] = kept * average[i] + fresh * params[i]
 
 
-def total(vector):
+def total(vector: Array) -> Any:
     """The sum of all weights, float64: NaN or infinite where one of them is."""
     partial = empty(-(-vector.size // BLOCK), np.float64, like=vector)
     total_kernel(partial.size, vector, partial)
@@ -234,15 +242,15 @@ class Constant:
     ``state = seen(state, loss)`` after each validation; only `Plateau` uses it.
     """
 
-    def start(self):
+    def start(self) -> Array:
         """The state before the first step."""
         return np.zeros(0)
 
-    def seen(self, state, loss):
+    def seen(self, state: Array, loss: float) -> Array:
         """The state after a validation loss."""
         return state
 
-    def lr(self, base, step, steps, state=None):
+    def lr(self, base: float, step: int, steps: int, state: Array | None = None) -> float:
         """The learning rate of a step."""
         return base
 
@@ -266,21 +274,21 @@ class Plateau(Constant):
     factor: float = 0.9
     patience: int = 150
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         number(self.factor, "factor", low=0, high=1)
         positive_int(self.patience, "patience")
 
-    def start(self):
+    def start(self) -> Array:
         return np.array([np.inf, 0, 0, 0])
 
-    def seen(self, state, loss):
+    def seen(self, state: Array, loss: float) -> Array:
         best, since_best, waited, falls = state
         if loss < best:
             return np.array([loss, 0, 0, falls])
         fall = waited + 1 >= self.patience
         return np.array([best, since_best + 1, 0 if fall else waited + 1, falls + fall])
 
-    def lr(self, base, step, steps, state=None):
+    def lr(self, base: float, step: int, steps: int, state: Array | None = None) -> float:
         return base * self.factor ** (0 if state is None else int(state[3]))
 
 
@@ -291,11 +299,11 @@ class StepDecay(Constant):
     every: int = 500
     factor: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.every, "every")
         number(self.factor, "factor", low=0)
 
-    def lr(self, base, step, steps, state=None):
+    def lr(self, base: float, step: int, steps: int, state: Array | None = None) -> float:
         return base * self.factor ** (step // self.every)
 
 
@@ -315,11 +323,11 @@ class OneCycle(Constant):
     first: float = 1 / 25
     final: float = 1e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("warmup", "first", "final"):
             number(getattr(self, name), name, low=0, high=1)
 
-    def lr(self, base, step, steps, state=None):
+    def lr(self, base: float, step: int, steps: int, state: Array | None = None) -> float:
         top, last = self.warmup * (steps - 1), steps - 1
         if step < top:
             return base * _cosine(self.first, 1, step / top)

@@ -17,18 +17,19 @@ puts any of them on the tape.
 >>> apply(model, np.ones((1, 1, 1, 4, 6))).shape
 (1, 1, 1, 4, 3)
 
-The models of this file can be written to a dict of plain arrays and numbers, and read from it:
-`to_dict`, `from_dict`.
+`to_dict` makes plain arrays and numbers of a model of this file, `from_dict` a model of these.
 """
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 
 from .engine import backend, checks, fourier
 from .engine.checks import InputError
+from .engine.types import Array, ArrayLike, ForwardModel, Method, Mode, T
 from .ops.direct_convolution import direct_convolution
 from .ops.fft_convolution import direct_is_faster, fast_shape, fft_convolution, transfer_function
 from .ops.pad import MODES, axis_maps, crop, pad
@@ -41,7 +42,7 @@ PLANS = 4  # transfer functions that a PSFConvolution keeps, one per image shape
 # ---- on the tape ------------------------------------------------------------------------------
 
 
-def apply_forward(model, x):
+def apply_forward(model: ForwardModel, x: Array) -> tuple[Array, Any]:
     """g(x) for any model.
 
     Parameters
@@ -74,7 +75,7 @@ def apply_forward(model, x):
     return y, (model, x.shape, None if is_linear(model) else x)
 
 
-def apply_backward(gy, saved):
+def apply_backward(gy: Array, saved: Any) -> tuple[None, Array]:
     model, shape, saved = saved
     if isinstance(model, Composition):
         for step in reversed(saved):
@@ -90,7 +91,7 @@ def apply_backward(gy, saved):
 apply = op(apply_forward, apply_backward)
 
 
-def check(model, argument="physics"):
+def check(model: T, argument: str = "physics") -> T:
     """`model` if it has the methods of a forward model, else an `InputError`."""
     names = ("forward", "adjoint", "backward")
     has = [name for name in names if callable(getattr(model, name, None))]
@@ -101,7 +102,7 @@ def check(model, argument="physics"):
     return model
 
 
-def is_linear(model):
+def is_linear(model: object) -> bool:
     """Whether a model has an adjoint."""
     return callable(getattr(model, "adjoint", None)) and getattr(model, "linear", True)
 
@@ -128,15 +129,15 @@ class _Own:
 
     linear = False
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         """g(x) for a (N, C, Z, Y, X) array."""
         return self.run(x)[0]
 
-    def backward(self, gy, x):
+    def backward(self, gy: Array, x: Array) -> Array:
         """The gradient by `x` of <gy, g(x)>."""
         return self.pull(gy, self.run(x)[1])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
         return f"{type(self).__name__}({settings})"
 
@@ -146,16 +147,16 @@ class Identity(_Own):
 
     linear = True
 
-    def run(self, x):
+    def run(self, x: Array) -> tuple[Array, Any]:
         return x, None
 
-    def pull(self, gy, saved):
+    def pull(self, gy: Array, saved: Any) -> Array:
         return gy
 
-    def adjoint(self, y):
+    def adjoint(self, y: Array) -> Array:
         return y
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         return {}
 
 
@@ -189,7 +190,9 @@ class PSFConvolution(_Own):
 
     linear = True
 
-    def __init__(self, psf, mode="mirror", method="auto", normalise=True):
+    def __init__(
+        self, psf: ArrayLike, mode: Mode = "mirror", method: Method = "auto", normalise: bool = True
+    ) -> None:
         psf = checks.point_spread_function(backend.host(psf), ndim=(2, 3)).astype(np.float64)
         self.mode = checks.choice(mode, "mode", MODES)
         self.method = checks.choice(method, "method", ("auto", "fft", "direct"))
@@ -197,7 +200,7 @@ class PSFConvolution(_Own):
         self.psf = np.ascontiguousarray(psf if psf.ndim == 3 else psf[None])
         self._plans = {}
 
-    def run(self, x):
+    def run(self, x: Array) -> tuple[Array, Any]:
         plan = padding, grid, transfer, plans = self._plan(x)
         widths = [(before, after) for _, before, after, _, _ in padding]
         y, _ = pad.forward(x, widths=widths, mode=self.mode, shape=grid)
@@ -206,7 +209,7 @@ class PSFConvolution(_Own):
         y, _ = fft_convolution.forward(y, transfer, plans=plans)
         return crop.forward(y, start=(0, 0, 0), shape=x.shape[2:])[0], plan
 
-    def pull(self, gy, plan):
+    def pull(self, gy: Array, plan: Any) -> Array:
         padding, grid, transfer, plans = plan
         if transfer is None:
             gy, _ = direct_convolution.backward(gy, self.psf)
@@ -215,13 +218,12 @@ class PSFConvolution(_Own):
             gy, _ = fft_convolution.backward(gy, (transfer, plans))
         return pad.backward(gy, padding)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Array) -> Array:
         """Aᵀy: every pixel of y is given back to where its light came from."""
         return self.pull(y, self._plan(y))
 
     def _plan(self, x):
-        """The border, the grid that is convolved, and if by FFT the transfer function and what
-        the transforms are prepared with, which on a GPU is of one batch size and one thread."""
+        """Border, grid, and if by FFT the transfer function and (for one batch size) FFT plans."""
         key = x.shape[2:], x.dtype.char
         if backend.is_cupy(x):
             key += x.device.id, x.shape[:2], threading.get_ident()
@@ -238,46 +240,45 @@ class PSFConvolution(_Own):
         return backend.kept(plan)
 
     def _make_plan(self, shape, dtype, on_gpu=False):
-        psf = self.psf
         self._check_size(shape)
+        psf, method = self.psf, self.method
         padded = tuple(n + k - 1 for n, k in zip(shape, psf.shape, strict=True))
-        grid, method = fast_shape(padded), self.method
+        grid = fast_shape(padded)
         if method == "auto":
-            direct = direct_is_faster(shape, psf.shape, grid, on_gpu)
-            method = "direct" if direct else "fft"
+            method = "direct" if direct_is_faster(shape, psf.shape, grid, on_gpu) else "fft"
         grid = padded if method == "direct" else grid
-        widths = [(k - 1 - k // 2, k // 2) for k in psf.shape]
-        padding = axis_maps(shape, widths, self.mode, grid)
+        borders = [(k - 1 - k // 2, k // 2) for k in psf.shape]
+        padding = axis_maps(shape, borders, self.mode, grid)
         transfer = None if method == "direct" else transfer_function(psf, grid, np.dtype(dtype))
         return padding, grid, transfer
 
     def _check_size(self, shape):
         if any(k > 2 * n for k, n in zip(self.psf.shape, shape, strict=True)):
-            expected = f"at most twice the image's {_sizes(shape)} (Z, Y, X) pixels along each axis"
-            raise InputError("psf", expected, _sizes(self.psf.shape))
+            most = f"at most twice the image's {_sizes(shape)} (Z, Y, X) pixels along each axis"
+            raise InputError("psf", most, _sizes(self.psf.shape))
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         # `psf` is normalised already; once more would change its last bits.
         return {"psf": self.psf, "mode": self.mode, "method": self.method, "normalise": False}
 
-    def __repr__(self):
-        size = _sizes(self.psf.shape)
-        return f"PSFConvolution(<{size}>, mode={self.mode!r}, method={self.method!r})"
+    def __repr__(self) -> str:
+        size, (mode, method) = _sizes(self.psf.shape), (self.mode, self.method)
+        return f"PSFConvolution(<{size}>, {mode=}, {method=})"
 
 
 class Clamp(_Own):
     """What lies outside [low, high] is moved to its edge, and has no gradient."""
 
-    def __init__(self, low=0.0, high=1.0):
+    def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         self.low, self.high = _range(low, high)
 
-    def run(self, x):
+    def run(self, x: Array) -> tuple[Array, Any]:
         return clamp.forward(x, low=self.low, high=self.high)
 
-    def pull(self, gy, saved):
+    def pull(self, gy: Array, saved: Any) -> Array:
         return clamp.backward(gy, saved)
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high}
 
 
@@ -299,18 +300,19 @@ class SensorResponse(_Own):
         What the sensor clips at; may be infinite.
     """
 
-    def __init__(self, noise, gain=1.0, offset=0.0, low=0.0, high=1.0):
+    def __init__(self, noise: float, gain: float = 1.0, offset: float = 0.0, low: float = 0.0,
+                 high: float = 1.0) -> None:  # fmt: skip
         self.noise = checks.number(noise, "noise", low=0)
         self.gain, self.offset = checks.number(gain, "gain"), checks.number(offset, "offset")
         self.low, self.high = _range(low, high)
 
-    def run(self, x):
+    def run(self, x: Array) -> tuple[Array, Any]:
         return sensor_response.forward(x, **self.settings())
 
-    def pull(self, gy, saved):
+    def pull(self, gy: Array, saved: Any) -> Array:
         return sensor_response.backward(gy, saved)
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("noise", "gain", "offset", "low", "high")}
 
 
@@ -320,29 +322,29 @@ class Composition:
     It has an adjoint if all of them have one.
     """
 
-    def __init__(self, *models):
+    def __init__(self, *models: ForwardModel) -> None:
         if not models:
             raise InputError("models", "at least one forward model", "none")
         self.models = tuple(check(model, "models") for model in models)
 
     @property
-    def linear(self):
+    def linear(self) -> bool:
         return all(map(is_linear, self.models))
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return apply_forward(self, x)[0]
 
-    def backward(self, gy, x):
+    def backward(self, gy: Array, x: Array) -> Array:
         return apply_backward(gy, apply_forward(self, x)[1])[1]
 
-    def adjoint(self, y):
+    def adjoint(self, y: Array) -> Array:
         for model in reversed(self.models):
             if not is_linear(model):
                 raise InputError("physics", "linear models only, for an adjoint", _name(model))
             y = model.adjoint(y)
         return y
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Composition({', '.join(map(repr, self.models))})"
 
 
@@ -362,7 +364,7 @@ def _range(low, high):
 _KINDS = {kind.__name__: kind for kind in (Identity, PSFConvolution, Clamp, SensorResponse)}
 
 
-def to_dict(model):
+def to_dict(model: object) -> dict[str, Any]:
     """A model as a flat dict of str, numbers, bools and arrays, for `from_dict`.
 
     Raises
@@ -380,7 +382,7 @@ def to_dict(model):
     return {"class": type(model).__name__, **model.settings()}
 
 
-def from_dict(values):
+def from_dict(values: dict[str, Any]) -> Any:
     """The model that `to_dict` wrote. Values may have become 0-d arrays, as in an npz file."""
     values = {k: v.item() if getattr(v, "ndim", None) == 0 else v for k, v in values.items()}
     kind = values.pop("class", None)

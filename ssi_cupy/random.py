@@ -24,12 +24,15 @@ from __future__ import annotations
 
 import enum
 import secrets
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from .engine.backend import empty, in_memory, inline, kernel
 from .engine.checks import InputError, positive_int
 from .engine.gpu.launch import threads_per_item
+from .engine.types import Array, ArrayLike, DTypeLike, Rng, Shape
 
 MULTIPLY_A, MULTIPLY_C = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_LOW, WEYL_HIGH = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -54,7 +57,7 @@ class Stream(enum.IntEnum):
 # ---- the generator --------------------------------------------------------------------------
 
 
-def philox(counter, key):
+def philox(counter: Iterable[ArrayLike], key: Iterable[ArrayLike]) -> tuple[Any, Any, Any, Any]:
     """Philox 4×32-10 on plain integers or uint64 arrays, as its paper writes it.
 
     Parameters
@@ -156,19 +159,23 @@ def fill_normals(z, w, chunk, step, stream, seed):
 # ---- arrays of random numbers ----------------------------------------------------------------
 
 
-def place(seed, stream, step, like=None):
+def place(
+    seed: int, stream: int, step: int | Array, like: object = None
+) -> tuple[Array, np.uint64, np.uint64]:
     """``(step, stream, seed)`` as kernels take them: a `backend.in_memory`, uint64 below 2**32 and
     uint64. `step` may be such an array already; otherwise it goes to the device of `like`."""
     step = int(step) & 0xFFFFFFFF if not getattr(step, "shape", ()) else step
     return in_memory(step, like), np.uint64(stream) & WORD, np.uint64(seed)
 
 
-def chunks(size):
+def chunks(size: int) -> int:
     """How many chunks `size` elements take."""
     return -(-size // (4 * CHUNK))
 
 
-def bits(shape, seed, stream, step=0, like=None):
+def bits(
+    shape: Shape, seed: int, stream: int, step: int | Array = 0, like: Array | None = None
+) -> Array:
     """Random 32-bit words.
 
     Parameters
@@ -201,7 +208,14 @@ def random_bits_kernel(start, stop, y, step, stream, seed):
             y[first + i] = w[i & 3, i >> 2]
 
 
-def uniform(shape, seed, stream, step=0, dtype=np.float32, like=None):
+def uniform(
+    shape: Shape,
+    seed: int,
+    stream: int,
+    step: int | Array = 0,
+    dtype: DTypeLike = np.float32,
+    like: Array | None = None,
+) -> Array:
     """Uniform numbers in [0, 1): multiples of 2⁻²⁴ for float32, of 2⁻⁵³ for float64.
 
     Arguments as of `bits`. A float64 takes two words, so it is not the float32 of its place.
@@ -213,7 +227,14 @@ def uniform(shape, seed, stream, step=0, dtype=np.float32, like=None):
     return ((pairs[..., 0] >> 5) * 2.0**26 + (pairs[..., 1] >> 6)) * 2.0**-53
 
 
-def integers(shape, high, seed, stream, step=0, like=None):
+def integers(
+    shape: Shape,
+    high: int,
+    seed: int,
+    stream: int,
+    step: int | Array = 0,
+    like: Array | None = None,
+) -> Array:
     """Whole numbers in [0, `high`), int64; `high` up to 2**32. No value is favoured by more
     than `high` / 2**32. Other arguments as of `bits`."""
     high = np.uint64(positive_int(high, "high"))
@@ -221,13 +242,20 @@ def integers(shape, high, seed, stream, step=0, like=None):
     return (words * high >> WORD_BITS).astype(np.int64)
 
 
-def pick(high, seed, stream, step=0):
+def pick(high: int, seed: int, stream: int, step: int = 0) -> int:
     """One whole number in [0, `high`), the first of `integers`, as an int: no kernel is run."""
     word = philox((0, 0, step, stream), (seed & 0xFFFFFFFF, seed >> 32))[0]
     return int(word * np.uint64(high) >> WORD_BITS)
 
 
-def normal(shape, seed, stream, step=0, dtype=np.float32, like=None):
+def normal(
+    shape: Shape,
+    seed: int,
+    stream: int,
+    step: int | Array = 0,
+    dtype: DTypeLike = np.float32,
+    like: Array | None = None,
+) -> Array:
     """Standard normal numbers, computed in float64 and rounded once. Arguments as of `bits`."""
     y = empty(shape, dtype, like)
     random_normal_kernel(chunks(y.size), y.reshape(-1), *place(seed, stream, step, like))
@@ -244,7 +272,7 @@ def random_normal_kernel(start, stop, y, step, stream, seed):
             y[first + i] = z[i & 3, i >> 2]
 
 
-def seed_from(rng):
+def seed_from(rng: Rng) -> int:
     """The 64-bit seed that an `rng` argument stands for.
 
     Parameters

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from . import symmetry
 from .engine.checks import InputError, choice, number, positive_int
 from .losses import Losses
-from .masking import FILLS, NoiseLevel, RandomMask, StratifiedMask
+from .masking import FILLS, Fill, NoiseLevel, RandomMask, StratifiedMask
 from .optim import Constant, OneCycle, Plateau, StepDecay
 from .random import seed_from
 from .unet import Network, PlainUNet, ResidualUNet, UNet
@@ -125,20 +126,20 @@ class Recipe:
     name: str
     network: UNet | ResidualUNet | PlainUNet = UNet()
     steps: int = 3000
-    normalise: str = "range"
+    normalise: Literal["range", "percentile", "standardise"] = "range"
     crop: int | None = None
     patch: int | None = None
     batch: int = 1
     epoch: int = 10
     mask: RandomMask | StratifiedMask | None = RandomMask()
-    fill: str = "zero"
+    fill: Fill = "zero"
     fill_sigma: float = 0.2
-    validation_fill: str | None = None
+    validation_fill: Fill | None = None
     input_noise: NoiseLevel | None = None
     wiener: tuple[float, ...] = ()
     refine: bool = False
     margin: bool = False
-    augment: bool | tuple = False
+    augment: bool | tuple[symmetry.Symmetry, ...] = False
     ensemble: bool = True
     losses: Losses = Losses()
     adaptive: bool = False
@@ -158,7 +159,7 @@ class Recipe:
     patience: int = 0
     keep_best: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, kinds = getattr(self, field.name), KINDS.get(field.name)
             if kinds and not isinstance(value, kinds):
@@ -323,12 +324,12 @@ _ALL = {
 }  # fmt: skip
 
 
-def names():
+def names() -> tuple[str, ...]:
     """The names of all recipes."""
     return tuple(_ALL)
 
 
-def get(name):
+def get(name: Recipe | str) -> Recipe:
     """The recipe of that name (in any case); a `Recipe` is returned as it is."""
     if isinstance(name, Recipe):
         return name

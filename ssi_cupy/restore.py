@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
 from . import recipes
 from .engine.backend import contiguous, empty, host, log, resolve_device
 from .engine.checks import InputError, choice, point_spread_function, real_array, varying
+from .engine.types import (
+    ArrayLike,
+    Callback,
+    Device,
+    Float32Array,
+    History,
+    Mode,
+    PathLike,
+    PrecisionName,
+    Rng,
+    Sizes,
+    Spacing,
+)
 from .inference.refinement import can_refine
 from .inference.refinement import refine as refined
 from .inference.tiling import sizes
@@ -21,6 +35,7 @@ from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
 from .psf import prepare
+from .recipes import Recipe
 from .training.network import LEAST_SIDE
 from .training.units import voxel
 
@@ -46,38 +61,76 @@ class Restoration:
     device : str
     """
 
-    restored: np.ndarray
-    denoised: np.ndarray
+    restored: Float32Array
+    denoised: Float32Array
     model: SelfSupervisedInverse
-    history: list
-    seconds: dict
+    history: History
+    seconds: dict[str, float]
     steps: int
     device: str
 
 
+class Settings(TypedDict, total=False):
+    """What `deconvolve` and `denoise` take by keyword. For type checkers alone."""
+
+    recipe: Recipe | str
+    num_iter: int | None
+    rng: Rng
+    axes: str | None
+    channel_axis: int | None
+    spacing: Spacing | None
+    psf_spacing: Spacing | None
+    mode: Mode
+    tile_size: Sizes | None
+    tile_overlap: Sizes | None
+    device: Device
+    precision: PrecisionName
+    refine: bool | None
+    callback: Callback | None
+    progress: bool
+    checkpoint: PathLike | None
+    resume: PathLike | None
+
+
+@overload
 def deconvolve(
-    image,
-    psf,
+    image: ArrayLike, psf: ArrayLike, *, full_output: Literal[True], **settings: Unpack[Settings]
+) -> Restoration: ...
+@overload
+def deconvolve(
+    image: ArrayLike,
+    psf: ArrayLike,
     *,
-    recipe=recipes.DEFAULT,
-    num_iter=None,
-    rng=0,
-    axes=None,
-    channel_axis=None,
-    spacing=None,
-    psf_spacing=None,
-    mode="mirror",
-    tile_size=None,
-    tile_overlap=None,
-    device="auto",
-    precision="float32",
-    refine=None,
-    callback=None,
-    progress=True,
-    checkpoint=None,
-    resume=None,
-    full_output=False,
-):
+    full_output: Literal[False] = False,
+    **settings: Unpack[Settings],
+) -> Float32Array: ...
+@overload
+def deconvolve(
+    image: ArrayLike, psf: ArrayLike, *, full_output: bool, **settings: Unpack[Settings]
+) -> Float32Array | Restoration: ...
+def deconvolve(
+    image: ArrayLike,
+    psf: ArrayLike,
+    *,
+    recipe: Recipe | str = recipes.DEFAULT,
+    num_iter: int | None = None,
+    rng: Rng = 0,
+    axes: str | None = None,
+    channel_axis: int | None = None,
+    spacing: Spacing | None = None,
+    psf_spacing: Spacing | None = None,
+    mode: Mode = "mirror",
+    tile_size: Sizes | None = None,
+    tile_overlap: Sizes | None = None,
+    device: Device = "auto",
+    precision: PrecisionName = "float32",
+    refine: bool | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    checkpoint: PathLike | None = None,
+    resume: PathLike | None = None,
+    full_output: bool = False,
+) -> Float32Array | Restoration:
     """Remove blur and noise from an image, given nothing but it and its point-spread function.
 
     A network is trained on this one image to predict pixels hidden from it through the blur
@@ -147,29 +200,53 @@ def deconvolve(
     )  # fmt: skip
 
 
+@overload
 def denoise(
-    image,
-    psf=None,
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
     *,
-    recipe=recipes.DEFAULT,
-    num_iter=None,
-    rng=0,
-    axes=None,
-    channel_axis=None,
-    spacing=None,
-    psf_spacing=None,
-    mode="mirror",
-    tile_size=None,
-    tile_overlap=None,
-    device="auto",
-    precision="float32",
-    refine=None,
-    callback=None,
-    progress=True,
-    checkpoint=None,
-    resume=None,
-    full_output=False,
-):
+    full_output: Literal[True],
+    **settings: Unpack[Settings],
+) -> Restoration: ...
+@overload
+def denoise(
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
+    *,
+    full_output: Literal[False] = False,
+    **settings: Unpack[Settings],
+) -> Float32Array: ...
+@overload
+def denoise(
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
+    *,
+    full_output: bool,
+    **settings: Unpack[Settings],
+) -> Float32Array | Restoration: ...
+def denoise(
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
+    *,
+    recipe: Recipe | str = recipes.DEFAULT,
+    num_iter: int | None = None,
+    rng: Rng = 0,
+    axes: str | None = None,
+    channel_axis: int | None = None,
+    spacing: Spacing | None = None,
+    psf_spacing: Spacing | None = None,
+    mode: Mode = "mirror",
+    tile_size: Sizes | None = None,
+    tile_overlap: Sizes | None = None,
+    device: Device = "auto",
+    precision: PrecisionName = "float32",
+    refine: bool | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    checkpoint: PathLike | None = None,
+    resume: PathLike | None = None,
+    full_output: bool = False,
+) -> Float32Array | Restoration:
     """Remove noise from an image, and leave its blur.
 
     With a PSF, the result is g(f(y)), which holds nothing that the microscope cannot pass

@@ -12,16 +12,20 @@ Z the 16 of a square prism. The identity comes first.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from .engine.backend import contiguous
 from .engine.checks import InputError
+from .engine.types import Array
 
-IDENTITY = (False, ())
+Symmetry: TypeAlias = tuple[bool, tuple[int, ...]]
+IDENTITY: Symmetry = (False, ())
 
 
-def every(ndim):
+def every(ndim: int) -> list[Symmetry]:
     """All rotations and flips of an image: 8 in 2-D, 16 in 3-D (Z is never exchanged: its pixels
     have another size)."""
     axes = (3, 4) if ndim == 2 else (2, 3, 4)
@@ -29,7 +33,7 @@ def every(ndim):
     return [(exchange, f) for exchange in (False, True) for f in flips]
 
 
-def of_psf(psf, tolerance=1e-3):
+def of_psf(psf: Array, tolerance: float = 1e-3) -> list[Symmetry]:
     """The rotations and flips about its centre that change no value of `psf` by more than
     `tolerance` of its peak.
 
@@ -47,7 +51,7 @@ def of_psf(psf, tolerance=1e-3):
     return [s for s in every(psf.ndim) if float(np.abs(apply(image, s) - image).max()) <= limit]
 
 
-def apply(image, symmetry, out=None):
+def apply(image: Array, symmetry: Symmetry, out: Array | None = None) -> Array:
     """`image` (N, C, Z, Y, X) transformed: a contiguous copy, or the image itself for the identity.
     With `out`, an array of the transformed shape, it is written there."""
     exchange, flips = symmetry
@@ -59,14 +63,16 @@ def apply(image, symmetry, out=None):
     return out
 
 
-def undo(image, symmetry):
+def undo(image: Array, symmetry: Symmetry) -> Array:
     """The inverse of `apply`."""
     exchange, flips = symmetry
     transformed = np.flip(image, flips) if flips else image
     return contiguous(transformed.swapaxes(3, 4) if exchange else transformed)
 
 
-def check(symmetries, argument="augment"):
+def check(
+    symmetries: bool | Sequence[Symmetry], argument: str = "augment"
+) -> bool | Sequence[Symmetry]:
     """`symmetries` if it is True, False or a sequence of symmetries, else an `InputError`."""
     if isinstance(symmetries, bool):
         return symmetries

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from ..engine.checks import number, positive_int
+from ..engine.types import ArrayLike, Float32Array, Mode
 from . import shared
 
 
-def richardson_lucy(image, psf, num_iter=10, *, mode="mirror", clip=False, initial=None):
+def richardson_lucy(
+    image: ArrayLike,
+    psf: ArrayLike,
+    num_iter: int = 10,
+    *,
+    mode: Mode = "mirror",
+    clip: bool = False,
+    initial: ArrayLike | None = None,
+) -> Float32Array:
     """Richardson–Lucy deconvolution [1]_, [2]_: maximum likelihood for Poisson noise.
 
     Each iteration multiplies the estimate x by the back-projected ratio of data to prediction,
@@ -49,8 +58,15 @@ def richardson_lucy(image, psf, num_iter=10, *, mode="mirror", clip=False, initi
 
 
 def richardson_lucy_tv(
-    image, psf, num_iter=10, *, weight=0.002, mode="mirror", clip=False, initial=None
-):
+    image: ArrayLike,
+    psf: ArrayLike,
+    num_iter: int = 10,
+    *,
+    weight: float = 0.002,
+    mode: Mode = "mirror",
+    clip: bool = False,
+    initial: ArrayLike | None = None,
+) -> Float32Array:
     """Richardson–Lucy deconvolution with total variation (TV) as prior [1]_.
 
     As `richardson_lucy`, but each estimate is also divided by ``1 - weight · div(∇x / |∇x|)``

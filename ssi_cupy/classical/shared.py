@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ..engine.backend import namespace
 from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
+from ..engine.types import Array, ArrayLike, Float32Array, Mode, Shape
 from ..physics import PSFConvolution
 
 
 class Blur:
     """A `PSFConvolution` of float64 images without the axes N and C, 2-D or 3-D."""
 
-    def __init__(self, psf, mode):
+    def __init__(self, psf: Array, mode: Mode) -> None:
         self._model = PSFConvolution(psf, mode)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         return self._on_5d(self._model.forward, x)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Array) -> Array:
         return self._on_5d(self._model.adjoint, y)
 
     @staticmethod
@@ -29,7 +33,7 @@ class Blur:
 class Periodic:
     """Convolutions on an image that is extended by reflection, then periodic: spectra only."""
 
-    def __init__(self, xp, image, psf, pad):
+    def __init__(self, xp: Any, image: Array, psf: Array, pad: int) -> None:
         from scipy.fft import next_fast_len
 
         pad = positive_int(pad, "pad", minimum=0)
@@ -47,20 +51,20 @@ class Periodic:
         # |∇|², of forward differences
         self.laplacian = sum(2 - 2 * xp.cos(a) for a in angles(xp, self.shape))
 
-    def extend(self, x):
+    def extend(self, x: Array) -> Array:
         return self.xp.pad(x, self.width, "reflect")
 
-    def crop(self, x):
+    def crop(self, x: Array) -> Array:
         return x[self.inside]
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return self.xp.fft.rfftn(x, self.shape, self.axes)
 
-    def inverse(self, x):
+    def inverse(self, x: Array) -> Array:
         return self.xp.fft.irfftn(x, self.shape, self.axes)
 
 
-def largest_gain(xp, image, psf, blur):
+def largest_gain(xp: Any, image: Array, psf: Array, blur: Blur) -> float:
     """What ‖h * x‖² + ‖∇x‖² does not exceed, for ‖x‖ = 1.
 
     The two are large at different frequencies, so it is the largest value of the sum of their
@@ -72,18 +76,18 @@ def largest_gain(xp, image, psf, blur):
     return float((border * abs(spectra.otf) ** 2 + spectra.laplacian).max())
 
 
-def angles(xp, shape):
+def angles(xp: Any, shape: Shape) -> Sequence[Array]:
     """Angular frequencies of an rfftn, one broadcastable array for each axis."""
     lines = [xp.fft.fftfreq(n) for n in shape[:-1]] + [xp.fft.rfftfreq(shape[-1])]
     return xp.meshgrid(*(2 * np.pi * line for line in lines), indexing="ij", sparse=True)
 
 
-def frequencies(xp, shape):
+def frequencies(xp: Any, shape: Shape) -> Array:
     """Distance from frequency 0 in the spectrum of an rfftn, cycles per pixel."""
     return xp.sqrt(sum(a * a for a in angles(xp, shape))) / (2 * np.pi)
 
 
-def gradient(x, periodic=False):
+def gradient(x: Array, periodic: bool = False) -> list[Array]:
     """Forward differences along each axis. Behind the last pixel: its own value, or the first's."""
     xp, out = namespace(x), []
     for axis in range(x.ndim):
@@ -92,7 +96,7 @@ def gradient(x, periodic=False):
     return out
 
 
-def divergence(parts, periodic=False):
+def divergence(parts: Sequence[Array], periodic: bool = False) -> Array:
     """Minus the adjoint of `gradient`."""
     xp, total = namespace(*parts), 0
     for axis, part in enumerate(parts):
@@ -104,18 +108,18 @@ def divergence(parts, periodic=False):
     return total
 
 
-def directions(gradient, smoothing):
+def directions(gradient: Sequence[Array], smoothing: float) -> list[Array]:
     """∇x / √(|∇x|² + smoothing²)."""
     length = namespace(*gradient).sqrt(sum(g * g for g in gradient) + smoothing**2)
     return [g / length for g in gradient]
 
 
-def curvature(x, smoothing):
+def curvature(x: Array, smoothing: float) -> Array:
     """∇ · (∇x / √(|∇x|² + smoothing²)): minus the gradient of the smoothed total variation."""
     return divergence(directions(gradient(x), smoothing))
 
 
-def inputs(image, psf, nonnegative=False):
+def inputs(image: ArrayLike, psf: ArrayLike, nonnegative: bool = False) -> tuple[Any, Array, Array]:
     """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
     xp = namespace(image, psf)
     image = varying(real_array(image, "image", ndim=(2, 3)), "image")
@@ -128,7 +132,7 @@ def inputs(image, psf, nonnegative=False):
     return xp, image.astype(np.float64), psf
 
 
-def initial(initial, image):
+def initial(initial: ArrayLike, image: Array) -> Array:
     namespace(initial, image)
     initial = real_array(initial, "initial")
     if initial.shape != image.shape:
@@ -138,5 +142,5 @@ def initial(initial, image):
     return initial.astype(np.float64)
 
 
-def result(x, clip):
+def result(x: Array, clip: bool) -> Float32Array:
     return (x.clip(0, 1) if clip else x).astype(np.float32)

@@ -5,10 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine.checks import number, positive, positive_int
+from ..engine.types import ArrayLike, Float32Array, Mode
 from . import shared
 
 
-def tv_admm(image, psf, num_iter=60, *, weight=0.02, rho=0.2, pad=32, clip=False):
+def tv_admm(
+    image: ArrayLike,
+    psf: ArrayLike,
+    num_iter: int = 60,
+    *,
+    weight: float = 0.02,
+    rho: float = 0.2,
+    pad: int = 32,
+    clip: bool = False,
+) -> Float32Array:
     """Total variation (TV) deconvolution by the alternating direction method of multipliers [1]_.
 
     Minimises ``½ ‖h * x - y‖² + weight Σ |∇x|``: with ``d`` for ∇x and ``u`` for the multipliers,
@@ -65,7 +75,15 @@ def tv_admm(image, psf, num_iter=60, *, weight=0.02, rho=0.2, pad=32, clip=False
     return shared.result(fft.crop(x), clip)
 
 
-def tv_chambolle_pock(image, psf, num_iter=200, *, weight=2.5e-3, mode="mirror", clip=False):
+def tv_chambolle_pock(
+    image: ArrayLike,
+    psf: ArrayLike,
+    num_iter: int = 200,
+    *,
+    weight: float = 2.5e-3,
+    mode: Mode = "mirror",
+    clip: bool = False,
+) -> Float32Array:
     """Total variation (TV) deconvolution by the primal-dual method of Chambolle and Pock [1]_.
 
     Minimises ``½ ‖h * x - y‖² + weight Σ |∇x|``, starting from 0.
@@ -118,8 +136,15 @@ def tv_chambolle_pock(image, psf, num_iter=200, *, weight=2.5e-3, mode="mirror",
 
 
 def tv_conjugate_gradient(
-    image, psf, num_iter=100, *, weight=4.5e-3, smoothing=1e-10, mode="mirror", clip=False
-):
+    image: ArrayLike,
+    psf: ArrayLike,
+    num_iter: int = 100,
+    *,
+    weight: float = 4.5e-3,
+    smoothing: float = 1e-10,
+    mode: Mode = "mirror",
+    clip: bool = False,
+) -> Float32Array:
     """Total variation (TV) deconvolution by the nonlinear conjugate gradients of Polak–Ribière.
 
     Goes downhill on ``½ ‖h * x - y‖² + weight Σ √(|∇x|² + smoothing²)``, starting from 0. Each

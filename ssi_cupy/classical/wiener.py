@@ -6,10 +6,13 @@ import numpy as np
 
 from ..engine.backend import namespace
 from ..engine.checks import InputError, number, positive_int, real_array, varying
+from ..engine.types import ArrayLike, Float32Array, Float64Array
 from . import shared
 
 
-def wiener(image, psf, balance, *, pad=32, clip=False):
+def wiener(
+    image: ArrayLike, psf: ArrayLike, balance: ArrayLike, *, pad: int = 32, clip: bool = False
+) -> Float32Array:
     """Wiener deconvolution: the linear filter ``h* / (|h|² + n)``, n the noise-to-signal ratio.
 
     Parameters
@@ -55,7 +58,7 @@ def wiener(image, psf, balance, *, pad=32, clip=False):
     return shared.result(fft.crop(fft.inverse(gain * fft.forward(fft.extend(y)))), clip)
 
 
-def radial_power_spectrum(image, bins=64):
+def radial_power_spectrum(image: ArrayLike, bins: int = 64) -> Float64Array:
     """Mean squared magnitude of an image's Fourier transform (orthonormal), by frequency.
 
     For `wiener`: ``n = noise_variance / radial_power_spectrum(a similar, clean image)``.

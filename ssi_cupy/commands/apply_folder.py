@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from ..engine.checks import FileError, InputError, choice
+from ..engine.types import Float32Array, PathLike
 from ..files import tiff
 from ..files.atomic import check_writable
 from ..training.image_sets import find, letters_of
@@ -15,7 +18,15 @@ from ..training.image_sets import find, letters_of
 RESULTS = ("denoised", "restored")
 
 
-def apply(model, where, output, *, result="denoised", axes=None, bad=None):
+def apply(
+    model: Any,
+    where: PathLike,
+    output: PathLike,
+    *,
+    result: Literal["denoised", "restored"] = "denoised",
+    axes: str | None = None,
+    bad: Callable[[Path, InputError], object] | None = None,
+) -> list[Path]:
     """Restore files by a trained model.
 
     Parameters
@@ -61,7 +72,12 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
     return written
 
 
-def restore(model, image, result="denoised", axes=None):
+def restore(
+    model: Any,
+    image: tiff.Image,
+    result: Literal["denoised", "restored"] = "denoised",
+    axes: str | None = None,
+) -> Float32Array:
     """The result for a `tiff.Image`, in its axis order.
 
     Time points are restored one by one; channels too, unless the model was trained on as many.

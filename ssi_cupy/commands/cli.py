@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine.checks import FileError, InputError, choice
@@ -23,7 +24,7 @@ OPTIONS = (
 TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Parameters

@@ -8,12 +8,15 @@ microscope does 3 µm out of focus, adds noise, and sets one pixel in a hundred 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import classical, degrade, metrics, psf
 from ..engine.checks import FileError, InputError
+from ..engine.types import Array, Device, Float32Array, PathLike, PrecisionName, Rng
 from ..files import atomic, tiff
 from ..restore import deconvolve
 
@@ -25,7 +28,15 @@ MARGIN = 16
 ZOOM = (slice(140, 220), slice(60, 140))
 
 
-def run(out, *, rng=0, num_iter=None, device="auto", precision="float32", progress=True):
+def run(
+    out: PathLike,
+    *,
+    rng: Rng = 0,
+    num_iter: int | None = None,
+    device: Device = "auto",
+    precision: PrecisionName = "float32",
+    progress: bool = True,
+) -> dict[str, Any]:
     """Run the demonstration; write ``restored.tif``, ``panel.png``, ``report.json``; print scores.
 
     Parameters
@@ -69,7 +80,7 @@ def run(out, *, rng=0, num_iter=None, device="auto", precision="float32", progre
     return report
 
 
-def degraded_micrograph(kernel):
+def degraded_micrograph(kernel: Array) -> tuple[Float32Array, Float32Array]:
     """The truth and what is made of it, both (Y, X) float32."""
     from skimage.data import immunohistochemistry
 
@@ -111,7 +122,7 @@ LABELS = {"input": "Input", "ssi": "Restored"}
 LABELS |= {f"richardson_lucy_{n}": f"Richardson–Lucy ({n})" for n in COUNTS}
 
 
-def table(scores):
+def table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Scores of several images, as lines of text."""
     columns = list(next(iter(scores.values())))
     lines = [" " * 20 + "".join(f"{name.upper():>8}" for name in columns)]
@@ -121,7 +132,12 @@ def table(scores):
     return "\n".join(lines)
 
 
-def panel(truth, images, scores, path):
+def panel(
+    truth: Array,
+    images: Mapping[str, Array],
+    scores: Mapping[str, Mapping[str, float]],
+    path: PathLike,
+) -> None:
     """Truth, input, best Richardson–Lucy and restored: whole, zoomed in, and their spectra."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

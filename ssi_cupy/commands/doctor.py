@@ -15,12 +15,13 @@ import numpy as np
 from ..engine import backend, fourier
 from ..engine.checks import choice
 from ..engine.gpu import driver
+from ..engine.types import Device
 from ..ops.pointwise import relu_forward
 
 PACKAGES = "numpy scipy numba tifffile tqdm cupy-cuda12x cupy-cuda13x dask scikit-image".split()
 
 
-def examine(device="auto"):
+def examine(device: Device = "auto") -> tuple[list[str], bool]:
     """What there is, line by line, and whether `device` works.
 
     Parameters
@@ -78,7 +79,7 @@ def _tried(device, lines, what):
     return True
 
 
-def main(device="auto"):
+def main(device: Device = "auto") -> int:
     """Print what `examine` finds. Returns the exit status, 0 if the device works."""
     lines, works = examine(device)
     print("\n".join(lines))

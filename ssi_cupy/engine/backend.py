@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,7 @@ from .memory import (
     placed,
     zeros,
 )
+from .types import Grid
 
 __all__ = [
     "Kernel", "Loop", "Numbers", "Pool", "contiguous", "empty", "enough_memory", "free_memory",
@@ -51,15 +54,15 @@ class Loop:
     thread's own. Items must not write to the same place.
     """
 
-    def __init__(self, loop, grain=1, fastmath=False):
+    def __init__(self, loop: Callable[..., None], grain: int = 1, fastmath: bool = False) -> None:
         self.loop, self.grain, self.fastmath = loop, grain, fastmath
         functools.update_wrapper(self, loop)
 
     @functools.cached_property
-    def compiled(self):
+    def compiled(self) -> Callable[..., Any]:
         return launcher(self.loop, self.fastmath)
 
-    def __call__(self, n, *args, scratch=0, grain=0):
+    def __call__(self, n: int, *args: Any, scratch: int = 0, grain: int = 0) -> None:
         dtype = next(a.dtype for a in args if isinstance(a, np.ndarray)) if scratch else None
         parallel_for(self.compiled, n, max(grain, self.grain), (scratch, dtype), args)
 
@@ -71,14 +74,22 @@ class Kernel(Loop):
     that is called like the loop's module.
     """
 
-    def __init__(self, loop, grain, fastmath, launch, prepare, over):
+    def __init__(
+        self,
+        loop: Callable[..., None],
+        grain: int,
+        fastmath: bool,
+        launch: Callable[..., Grid] | None,
+        prepare: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None,
+        over: int | None,
+    ) -> None:
         super().__init__(loop, grain, fastmath)
         self.prepare, self.over = prepare, over
         default = block_per_item if grain == 1 else threads_per_item(1)
         self.launch = launch or default
         self.stem = loop.__module__.rpartition(".")[2]
 
-    def __call__(self, n, *args, scratch=0):
+    def __call__(self, n: int, *args: Any, scratch: int = 0) -> None:
         if "cupy" in sys.modules and namespace(*args) is not np:  # mixed devices raise
             if n:
                 launch_kernel(self, n, args)
@@ -92,7 +103,15 @@ class Kernel(Loop):
 WORTH = 8192  # elements of an array that are worth a thread's while
 
 
-def kernel(loop=None, *, grain=1, fastmath=False, launch=None, prepare=None, over=None):
+def kernel(
+    loop: Callable[..., None] | None = None,
+    *,
+    grain: int = 1,
+    fastmath: bool = False,
+    launch: Callable[..., Grid] | None = None,
+    prepare: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None,
+    over: int | None = None,
+) -> Any:
     """Make a `Kernel` of a plain Python loop. It is compiled on first use, and cached on disk.
 
     Parameters

@@ -7,17 +7,22 @@ from "no such device" and "no such file".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+
+from .types import Array, ArrayLike, Sizes, Sliceable, T
 
 
 class InputError(ValueError):
     """An argument cannot be used. The message names it, what was expected and what came."""
 
-    def __init__(self, argument, expected, got):
+    def __init__(self, argument: str, expected: object, got: object) -> None:
         super().__init__(f"{argument}: expected {expected}, got {got}")
         self.argument, self.expected, self.got = argument, expected, got
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.argument, self.expected, self.got)
 
 
@@ -33,7 +38,7 @@ class OutOfMemory(MemoryError):
     """There is too little memory. The message says for what, how much was needed and how much
     there is, in bytes in `needed` and `free` (None where it cannot be told)."""
 
-    def __init__(self, device, needed, free):
+    def __init__(self, device: str, needed: int | None, free: int | None) -> None:
         told = (
             f"memory: expected {_mib(needed)} on {device!r}, got {_mib(free)} that are free; "
             "smaller images, patches or tiles need less"
@@ -41,7 +46,7 @@ class OutOfMemory(MemoryError):
         super().__init__(told)
         self.device, self.needed, self.free = device, needed, free
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.device, self.needed, self.free)
 
 
@@ -49,7 +54,7 @@ def _mib(size):
     return "more" if size is None else f"{size / 2**20:,.0f} MiB"
 
 
-def real_array(array, argument, *, ndim=None):
+def real_array(array: ArrayLike, argument: str, *, ndim: Sizes | None = None) -> Array:
     """`array` if it is a non-empty, finite, real-valued numeric array, else an `InputError`.
 
     Parameters
@@ -68,7 +73,7 @@ def real_array(array, argument, *, ndim=None):
     return array
 
 
-def numbers(array, argument, *, ndim=None):
+def numbers(array: ArrayLike | Sliceable, argument: str, *, ndim: Sizes | None = None) -> Any:
     """What `real_array` asks for but for the values, at which this does not look: `array` may lie
     on a disk, and be anything that has a shape and a dtype."""
     if not hasattr(array, "dtype") or not hasattr(array, "ndim"):
@@ -86,7 +91,7 @@ def numbers(array, argument, *, ndim=None):
     return array
 
 
-def varying(array, argument):
+def varying(array: Array, argument: str) -> Array:
     """`array` if it holds more than one value: a constant image has nothing to restore."""
     low, high = float(array.min()), float(array.max())
     if low == high:
@@ -94,7 +99,7 @@ def varying(array, argument):
     return array
 
 
-def choice(value, argument, options):
+def choice(value: T, argument: str, options: Iterable[object]) -> T:
     """`value` if it is one of `options`."""
     options = tuple(options)
     if value not in options:
@@ -102,14 +107,14 @@ def choice(value, argument, options):
     return value
 
 
-def positive_int(value, argument, *, minimum=1):
+def positive_int(value: Any, argument: str, *, minimum: int = 1) -> int:
     """`value` as an int if it is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise InputError(argument, f"a whole number of at least {minimum}", repr(value))
     return int(value)
 
 
-def number(value, argument, *, low=-np.inf, high=np.inf):
+def number(value: Any, argument: str, *, low: float = -np.inf, high: float = np.inf) -> float:
     """`value` as a float if it is a finite number in [`low`, `high`]."""
     fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not fits or not np.isfinite(value) or not low <= value <= high:
@@ -117,7 +122,7 @@ def number(value, argument, *, low=-np.inf, high=np.inf):
     return float(value)
 
 
-def positive(value, argument):
+def positive(value: Any, argument: str) -> float:
     """`value` as a float if it is a finite number above zero."""
     value = number(value, argument, low=0)
     if value == 0:
@@ -125,7 +130,7 @@ def positive(value, argument):
     return value
 
 
-def odd_sizes(size, ndim):
+def odd_sizes(size: Sizes, ndim: int) -> list[int]:
     """`size`, one number or one per axis, as a list of `ndim` odd numbers."""
     sizes = [size] * ndim if np.ndim(size) == 0 else list(size)
     if len(sizes) != ndim:
@@ -135,7 +140,9 @@ def odd_sizes(size, ndim):
     return sizes
 
 
-def point_spread_function(psf, argument="psf", *, ndim=None):
+def point_spread_function(
+    psf: ArrayLike, argument: str = "psf", *, ndim: Sizes | None = None
+) -> Array:
     """`psf` if it is a usable point-spread function: finite, none below zero, sum above zero."""
     psf = real_array(psf, argument, ndim=ndim)
     if float(psf.min()) < 0:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from typing import Any, Literal
 
 import numpy as np
 
 from .checks import DeviceError, choice
 from .gpu import driver
+from .types import Array, Device
 
 log = logging.getLogger("ssi_cupy")
 
 
-def is_cupy(array):
+def is_cupy(array: object) -> bool:
     """Whether `array` is a cupy array. Does not import cupy: who has one has imported it."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(array, cupy.ndarray)
 
 
-def namespace(*arrays):
+def namespace(*arrays: Any) -> Any:
     """numpy or cupy, whichever all `arrays` belong to. `DeviceError` where they are mixed."""
     cupy = sys.modules.get("cupy")
     if cupy is None or not any(isinstance(a, cupy.ndarray) for a in arrays):
@@ -30,7 +32,7 @@ def namespace(*arrays):
     return cupy
 
 
-def resolve_device(device, array=None):
+def resolve_device(device: Device, array: object = None) -> Literal["cpu", "cuda"]:
     """The device that "auto" means: a GPU if one works, and says which to the log, once.
 
     Raises
@@ -58,18 +60,18 @@ def _announce(missing):
     log.info("device 'auto' is %s", taken)
 
 
-def on_device(array, device):
+def on_device(array: Array, device: str) -> Array:
     """`array` on "cpu" or "cuda"; itself if it is there already."""
     if device == "cpu":
         return host(array)
     return array if is_cupy(array) else driver.upload(array)
 
 
-def moved(array, like):
+def moved(array: Array, like: object) -> Array:
     """`array` on the device of `like`; itself if it is there already."""
     return on_device(array, "cuda" if is_cupy(like) else "cpu")
 
 
-def host(array):
+def host(array: Any) -> Any:
     """`array` as a numpy array; from a GPU, a copy that waits for what computes it."""
     return array.get() if is_cupy(array) else array

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .backend import is_cupy
 from .cpu.threads import num_threads
 from .gpu import driver
+from .types import Array, Shape
 
 
-def plans_for(x):
+def plans_for(x: Array) -> Any:
     """What the Fourier transforms of arrays like `x` can be prepared with: None on the CPU.
 
     On a GPU cuFFT's plans, with the memory that they work in. Who holds them decides how long they
@@ -17,7 +20,7 @@ def plans_for(x):
     return driver.fourier_plans(x.shape, x.dtype, axes) if is_cupy(x) and len(axes) > 1 else None
 
 
-def rfftn(x, plans=None):
+def rfftn(x: Array, plans: Any = None) -> Array:
     """The real Fourier transform of (N, C, Z, Y, X) over Z, Y and X, in fresh memory."""
     if is_cupy(x):
         return driver.fft().rfftn(x, axes=_transformed(x.shape[2:]), plan=plans and plans[0])
@@ -30,7 +33,7 @@ def rfftn(x, plans=None):
     return spectrum
 
 
-def irfftn(spectrum, shape, plans=None):
+def irfftn(spectrum: Array, shape: Shape, plans: Any = None) -> Array:
     """The inverse of `rfftn`, for an image of `shape` (Z, Y, X). The spectrum is used up."""
     axes = _transformed(shape)
     if is_cupy(spectrum):

@@ -14,7 +14,9 @@ import sys
 import threading
 import traceback
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,9 +24,10 @@ from .checks import OutOfMemory
 from .cpu.threads import aligned
 from .devices import is_cupy, moved
 from .gpu import driver
+from .types import Array, DTypeLike, Shape, T
 
 
-def free_memory(like=None):
+def free_memory(like: object = None) -> int:
     """Bytes that can be had on the device of `like` without driving anything else out."""
     if is_cupy(like):
         cupy = sys.modules["cupy"]
@@ -81,13 +84,13 @@ class Pool:
         How much memory the pool has allocated, bytes.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._free, self._known = {}, {}
         self._outer = []
         self.misses = 0
         self.nbytes = 0
 
-    def take(self, shape, dtype):
+    def take(self, shape: int | Shape, dtype: DTypeLike) -> Array:
         try:
             free, size, shape, dtype = self._known[shape, dtype]
         except (KeyError, TypeError):  # a new one; a list
@@ -110,19 +113,19 @@ class Pool:
             self._known[shape, dtype] = found
         return found
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._outer.append(getattr(_local, "pool", None))
         _local.pool = self
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         _local.pool = self._outer.pop()
 
 
 _local = threading.local()
 
 
-def empty(shape, dtype, like=None):
+def empty(shape: int | Shape, dtype: DTypeLike, like: Array | None = None) -> Array:
     """An uninitialised C-contiguous array, on the device of `like`, from the current `Pool`."""
     if like is not None and is_cupy(like):
         return sys.modules["cupy"].empty(shape, dtype)
@@ -130,14 +133,14 @@ def empty(shape, dtype, like=None):
     return np.empty(shape, dtype) if pool is None else pool.take(shape, dtype)
 
 
-def zeros(shape, dtype, like=None):
+def zeros(shape: int | Shape, dtype: DTypeLike, like: Array | None = None) -> Array:
     """`empty`, filled with zeros."""
     array = empty(shape, dtype, like)
     array[...] = 0
     return array
 
 
-def contiguous(array, dtype=None):
+def contiguous(array: Array, dtype: DTypeLike | None = None) -> Array:
     """`array` as C-contiguous memory of `dtype`, copied only where it must be."""
     dtype = array.dtype if dtype is None else np.dtype(dtype)
     writeable = getattr(array.flags, "writeable", True)  # on a GPU every array is
@@ -148,7 +151,7 @@ def contiguous(array, dtype=None):
     return copy
 
 
-def placed(array, like):
+def placed(array: Array, like: Any) -> Array:
     """A constant numpy `array`, on the device of `like`. Copied there once, and then kept.
 
     For tables that follow from shapes: it must be the same object at every call, and stay as it is.
@@ -166,7 +169,7 @@ def placed(array, like):
     return kept(found[1])
 
 
-def kept(value):
+def kept(value: T) -> T:
     """`value`, which a step that is being captured now will need as long as it is replayed.
 
     For what is made once, and dropped when there is too much of it: tables, plans.
@@ -178,7 +181,7 @@ def kept(value):
 
 
 @contextlib.contextmanager
-def holding(held):
+def holding(held: list[Any]) -> Iterator[None]:
     """Within, what is `kept` is appended to the list `held`."""
     _local.held = held
     try:
@@ -192,7 +195,7 @@ _placed = {}
 
 
 @contextlib.contextmanager
-def enough_memory(device):
+def enough_memory(device: str) -> Iterator[None]:
     """Where memory runs out within, free what was held and raise one error that tells of it.
 
     Raises
@@ -226,7 +229,7 @@ def _needed(error):
 # ---- numbers that change from step to step -------------------------------------------------------
 
 
-def in_memory(value, like=None):
+def in_memory(value: float | Array, like: object = None) -> Array:
     """`value` as kernels read what changes from step to step: an array of one float64.
 
     In memory, not among a kernel's scalar arguments, for these are frozen in a captured step.
@@ -247,18 +250,18 @@ class Numbers:
         Its device is where they are kept.
     """
 
-    def __init__(self, names, like=None):
+    def __init__(self, names: Sequence[str], like: object = None) -> None:
         self._host = np.zeros(len(names))
         self._kept = self._host if not is_cupy(like) else driver.upload(self._host)
         self._at = {name: slice(i, i + 1) for i, name in enumerate(names)}
 
-    def write(self, **values):
+    def write(self, **values: float) -> None:
         """Set some of them, and copy all to where they are kept."""
         for name, value in values.items():
             self._host[self._at[name]] = value
         if self._kept is not self._host:
             self._kept.set(self._host)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Array:
         """The array of one float64 that always holds what was last written under `name`."""
         return self._kept[self._at[name]]

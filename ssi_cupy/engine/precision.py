@@ -12,8 +12,10 @@ Sums are float32's in any case. `ops/tensor_cores.py` says which convolutions th
 from __future__ import annotations
 
 import threading
+from typing import Self
 
 from .checks import choice
+from .types import PrecisionName
 
 PRODUCTS = {"float32": 0, "tf32x3": 3, "tf32": 1}  # of tensor cores; 0: none are used
 _local = threading.local()
@@ -32,19 +34,19 @@ class Precision:
         If there is no such precision.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: PrecisionName) -> None:
         self.name = choice(name, "precision", tuple(PRODUCTS))
         self._outer = []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._outer.append(current())
         _local.name = self.name
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         _local.name = self._outer.pop()
 
 
-def current():
+def current() -> PrecisionName:
     """The name of this thread's precision."""
     return getattr(_local, "name", "float32")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..engine.checks import FileError
+from ..engine.types import PathLike
 
 
-def check_writable(path, argument="path"):
+def check_writable(path: PathLike, argument: str = "path") -> Path:
     """`path` if a file can be made there: ask before hours of work, not after.
 
     Raises
@@ -29,14 +31,14 @@ def check_writable(path, argument="path"):
     return path
 
 
-def unwritable(path, argument, error):
+def unwritable(path: PathLike, argument: str, error: OSError) -> FileError:
     """The `FileError` that an OSError on writing `path` stands for."""
     got = f"{str(path)!r} ({error.strerror or error})"
     return FileError(argument, "a path that can be written", got)
 
 
 @contextmanager
-def replacing(path):
+def replacing(path: PathLike) -> Iterator[Path]:
     """A path to write to, that takes the place of `path` when, and only when, all went well."""
     temporary = _beside(Path(path))
     try:

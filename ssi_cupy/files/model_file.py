@@ -9,6 +9,8 @@ import dataclasses
 import io
 import json
 import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +18,20 @@ from .. import physics as models
 from .. import recipes
 from ..engine.backend import host, on_device
 from ..engine.checks import FileError, InputError
+from ..engine.types import Array, ForwardModel, PathLike
 from ..unet import NETWORKS
 from .atomic import check_writable, replacing, unwritable
 
 VERSION = 1
 
 
-def write(path, kind, header, arrays, argument="path"):
+def write(
+    path: PathLike,
+    kind: str,
+    header: dict[str, Any],
+    arrays: Mapping[str, Array],
+    argument: str = "path",
+) -> None:
     """Write a file of `kind`, whole or not at all."""
     check_writable(path, argument)
     text = json.dumps({"kind": f"ssi_cupy {kind}", "version": VERSION, **header})
@@ -33,7 +42,9 @@ def write(path, kind, header, arrays, argument="path"):
         raise unwritable(path, argument, error) from None
 
 
-def read(path, kind, argument="path"):
+def read(
+    path: PathLike, kind: str, argument: str = "path"
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """(header, arrays) of a file of `kind`.
 
     Raises
@@ -57,7 +68,7 @@ def read(path, kind, argument="path"):
     return _renamed(header), arrays
 
 
-def save_model(path, model):
+def save_model(path: PathLike, model: Any) -> None:
     """Write a trained `SelfSupervisedInverse`."""
     arrays = {"parameters": model.parameters, "statistics": model.statistics}
     header = {
@@ -78,7 +89,7 @@ def save_model(path, model):
     write(path, "model", header, arrays)
 
 
-def load_model(path, physics, make):
+def load_model(path: PathLike, physics: ForwardModel | None, make: Callable[..., Any]) -> Any:
     """The model that `save_model` wrote; `make` is its class."""
     header, arrays = read(path, "model")
     try:
@@ -114,7 +125,7 @@ def _renamed(header):
     return header
 
 
-def describe(recipe):
+def describe(recipe: Any) -> str:
     """A recipe or a network as JSON: its fields, and the class names of what it is made of."""
 
     def plain(value):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import xml.etree.ElementTree as xml
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from ..engine.checks import FileError, InputError
+from ..engine.types import Array, ArrayLike, PathLike, Shape
 from .atomic import replacing, unwritable
 
 SPATIAL = "ZYX"
@@ -44,16 +47,16 @@ class Image:
     flavour : {"plain", "imagej", "ome"}
     """
 
-    data: np.ndarray
+    data: Array
     axes: str
-    spacing: dict = field(default_factory=dict)
-    flavour: str = "plain"
+    spacing: dict[str, float] = field(default_factory=dict)
+    flavour: Literal["plain", "imagej", "ome"] = "plain"
 
 
 # ---- reading --------------------------------------------------------------------------------
 
 
-def read(path, argument="path"):
+def read(path: PathLike, argument: str = "path") -> Image:
     """The first image of a TIFF file.
 
     Parameters
@@ -93,14 +96,14 @@ class Layout:
         As of `Image`.
     """
 
-    path: object
-    shape: tuple
+    path: PathLike | None
+    shape: Shape
     axes: str
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     offset: int | None
-    spacing: dict = field(default_factory=dict)
+    spacing: dict[str, float] = field(default_factory=dict)
 
-    def pixels(self, argument="path"):
+    def pixels(self, argument: str = "path") -> Array:
         """All pixels: mapped from the file where they lie in one piece, else read.
 
         Of what is mapped only the pixels that are looked at are ever in memory.
@@ -114,7 +117,7 @@ class Layout:
             raise _unreadable(self.path, argument, error) from error
 
 
-def layout(path, argument="path"):
+def layout(path: PathLike, argument: str = "path") -> Layout:
     """The `Layout` of a TIFF file. Arguments and errors as of `read`."""
     with _opened(path, argument) as (file, series):
         dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
@@ -224,7 +227,15 @@ def _micrometres(unit):
 # ---- writing --------------------------------------------------------------------------------
 
 
-def write(path, data, axes=None, spacing=None, *, like=None, argument="path"):
+def write(
+    path: PathLike,
+    data: ArrayLike,
+    axes: str | None = None,
+    spacing: Mapping[str, float] | None = None,
+    *,
+    like: Image | None = None,
+    argument: str = "path",
+) -> None:
     """Write float32 pixels, whole or not at all.
 
     Parameters

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +20,25 @@ from .. import symmetry
 from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
 from ..engine.checks import InputError, numbers, real_array
 from ..engine.precision import Precision
+from ..engine.types import Array, ArrayLike, Sizes, Sliceable
 from ..ops.pad import index_map
 from ..physics import apply
 from ..training.forward_model import margin_of, reach_of, wraps
-from ..unet import unet_forward
+from ..unet import Network, unet_forward
 from . import tiling
 
 SPARE = 1.3  # a map is not used again for one of another size, as of odd levels
 WORK = 50  # bytes per pixel and channel beside the network's maps: the blur's grid, results
 
 
-def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
+def infer(
+    model: Any,
+    image: ArrayLike | Sliceable,
+    restored: Array | bool,
+    reblurred: Array | bool,
+    tile_size: Sizes | None = None,
+    tile_overlap: Sizes | None = None,
+) -> tuple[Any, Any]:
     """f(y) and g(f(y)) of a trained model.
 
     Parameters
@@ -86,7 +95,7 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     return None if unwanted else restored, reblurred
 
 
-def memory(net, pixels):
+def memory(net: Network, pixels: float) -> float:
     """The bytes that inference takes at most for a tile of that many pixels.
 
     ``4 · SPARE · footprint + WORK · channels`` for each, where the `footprint` of a network tells

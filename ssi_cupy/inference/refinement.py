@@ -17,6 +17,7 @@ import numpy as np
 
 from ..engine import fourier
 from ..engine.backend import contiguous, free_memory, host, log, moved
+from ..engine.types import Array
 from ..noise import clipping
 from ..physics import PSFConvolution, apply
 
@@ -39,7 +40,9 @@ def can_refine(g: object, pixels: int) -> bool:
     return fits
 
 
-def refine(image, restored, reblurred, g: PSFConvolution):
+def refine(
+    image: Array, restored: Array, reblurred: Array, g: PSFConvolution
+) -> tuple[Array, Array]:
     """f(y) and g(f(y)) with what was missed put back, as (restored, reblurred), float32.
 
     Parameters
@@ -52,10 +55,11 @@ def refine(image, restored, reblurred, g: PSFConvolution):
     y, sharp, blurred = (contiguous(a.astype(np.float64)) for a in five)
     missed = missed_signal(y, blurred, g)
     found = sharp + missed, blurred + apply(g, missed)
-    return tuple(a.reshape(image.shape).astype(np.float32) for a in found)
+    sharp, blurred = (a.reshape(image.shape).astype(np.float32) for a in found)
+    return sharp, blurred
 
 
-def missed_signal(y, blurred, g: PSFConvolution):
+def missed_signal(y: Array, blurred: Array, g: PSFConvolution) -> Array:
     """What to add to f(y).
 
     Parameters

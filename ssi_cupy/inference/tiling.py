@@ -31,6 +31,7 @@ import numpy as np
 
 from ..engine.backend import moved
 from ..engine.checks import InputError, positive_int
+from ..engine.types import Array, Float32Array, Shape, Sizes
 
 MOST = 2 << 30  # bytes: larger tiles save nothing worth having
 OVERHEAD = 8.0  # the most that exact tiles may compute, over the pixels of the image
@@ -52,15 +53,15 @@ class Tile:
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
-    weights: tuple[np.ndarray, ...]
+    weights: tuple[Float32Array, ...]
     fresh: tuple[int, ...]
 
     @property
-    def box(self):
+    def box(self) -> tuple[slice, ...]:
         """The slices that cut it out of the image."""
         return tuple(map(slice, self.start, self.stop))
 
-    def add(self, out, values, origin=None):
+    def add(self, out: Array, values: Array, origin: Shape | None = None) -> None:
         """Add the weighted `values` to `out`; tiles must come in the order of `tiles`.
 
         Parameters
@@ -96,7 +97,9 @@ class Tile:
         there += moved(values, out)
 
 
-def tiles(shape, tile_size, tile_overlap=0, *, step=1, blind=0):
+def tiles(
+    shape: Shape, tile_size: Sizes, tile_overlap: Sizes = 0, *, step: Sizes = 1, blind: Sizes = 0
+) -> list[Tile]:
     """Cut an image into overlapping tiles, all of the same size.
 
     Parameters
@@ -175,7 +178,7 @@ def _number(size, length, overlap, step):
 # ---- how large ----------------------------------------------------------------------------------
 
 
-def sizes(tile_size, tile_overlap, shape):
+def sizes(tile_size: Sizes | None, tile_overlap: Sizes | None, shape: Shape) -> list[Shape | None]:
     """Both arguments as a tuple for the axes of `shape`, or None; or what is wrong with them.
 
     Raises
@@ -201,7 +204,7 @@ def sizes(tile_size, tile_overlap, shape):
     return found
 
 
-def choose(shape, reach, pixels):
+def choose(shape: Shape, reach: Shape, pixels: float) -> tuple[Shape, Shape]:
     """The largest tiles of that many pixels, and by how much they overlap.
 
     Tiles are as long along each axis, or as long as the image. They overlap by twice the reach,
@@ -234,12 +237,12 @@ def choose(shape, reach, pixels):
     return tile, quarter(tile, exact)
 
 
-def quarter(tile, overlap):
+def quarter(tile: Shape, overlap: Shape) -> Shape:
     """An overlap of a quarter of a tile, where that is less than `overlap`."""
     return tuple(min(o, t // 4) for t, o in zip(tile, overlap, strict=True))
 
 
-def overhead(shape, tile, overlap):
+def overhead(shape: Shape, tile: Shape, overlap: Shape) -> float:
     """How many pixels tiles have, over those of the image; infinite where they cannot be."""
     total = 1.0
     for size, t, o in zip(shape, tile, overlap, strict=True):
@@ -251,7 +254,7 @@ def overhead(shape, tile, overlap):
 # ---- arrays on a disk ---------------------------------------------------------------------------
 
 
-def release(array):
+def release(array: object) -> None:
     """Let go of the pages of a memory-mapped file that were read or written.
 
     They stay in the file and in the system's cache, but count no longer as this process's memory.

@@ -7,12 +7,15 @@ Forward and backward, for arrays of one shape::
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..engine.backend import contiguous, empty, kernel
 from ..engine.checks import InputError
+from ..engine.types import Array
 from ..tape import op
 
 
-def add_forward(a, b):
+def add_forward(a: Array, b: Array) -> tuple[Array, None]:
     """a + b, of two arrays of one shape and dtype."""
     if a.shape != b.shape or a.dtype != b.dtype:
         raise InputError("b", f"shape {a.shape}, {a.dtype}", f"shape {b.shape}, {b.dtype}")
@@ -22,7 +25,7 @@ def add_forward(a, b):
     return y, None
 
 
-def add_backward(gy, saved):
+def add_backward(gy: Array, saved: Any) -> tuple[Array, Array]:
     """(gy, gy)."""
     return gy, gy
 

@@ -32,6 +32,7 @@ distances. How an image is cut, for either, is in `conv_tiling.py`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ from ..engine.backend import contiguous, empty, inline, is_cupy, kernel, placed
 from ..engine.checks import InputError
 from ..engine.cpu.register_tiles import OUTS, VECS, correlate_tile, product_tile
 from ..engine.gpu import launch
+from ..engine.types import Array, Shape
 from ..tape import op
 from . import tensor_cores
 from .conv_tiling import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
@@ -46,7 +48,14 @@ from .packed_weights import combined, packed
 from .winograd import forward_band, transformed_weights, weights_item
 
 
-def conv_forward(x, w, b=None, *, affine=None, moments=False):
+def conv_forward(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    affine: Array | None = None,
+    moments: bool = False,
+) -> tuple[Array, Any]:
     """y = w ⋆ x + b, "same" size, zeros outside.
 
     Parameters
@@ -72,7 +81,7 @@ def conv_forward(x, w, b=None, *, affine=None, moments=False):
     return (y, (saved, sums)) if moments else (y, saved)
 
 
-def conv_backward(gy, saved):
+def conv_backward(gy: Array, saved: Any) -> tuple[Array, ...]:
     """(gx, gw, gb) of `conv_forward`; with `affine`, gx is by the relu's output."""
     x, w, biased, affine = saved
     gx = conv_backward_input(gy, w)
@@ -80,12 +89,18 @@ def conv_backward(gy, saved):
     return (gx, gw, gb) if biased else (gx, gw)
 
 
-def conv_backward_input(gy, w):
+def conv_backward_input(gy: Array, w: Array) -> Array:
     """gx: gy convolved with w, mirrored in space, its inputs and outputs exchanged."""
     return _correlate(contiguous(gy), w, None, None, False, mirrored=True)[0]
 
 
-def conv_backward_weights(gy, x, shape, affine=None, into=(None, None)):
+def conv_backward_weights(
+    gy: Array,
+    x: Array,
+    shape: Shape,
+    affine: Array | None = None,
+    into: tuple[Array | None, Array | None] = (None, None),
+) -> tuple[Array, Array]:
     """(gw, gb): gw of `shape`, in two stages, so that its bits do not depend on the threads.
 
     They are written to the two arrays `into`, where these are given.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ..engine.cpu.llvm import lanes
 from ..engine.cpu.register_tiles import OUTS, VECS
 from ..engine.cpu.winograd_transforms import POINTS, TILE
 from ..engine.gpu import launch
+from ..engine.types import Array, Grid, Shape
 from . import winograd
 
 # ---- on the CPU ---------------------------------------------------------------------------------
@@ -27,23 +29,23 @@ class Plan:
     """Everything that follows from the shapes alone."""
 
     kernel_size: tuple[int, int, int]
-    no_bias: np.ndarray  # zeros
+    no_bias: Array  # zeros
     rows: int  # of a band
     bands: int  # over all images and planes
     groups: int  # of output channels, where there are too few bands to keep threads busy
-    taps: np.ndarray  # none: by Winograd's method
+    taps: Array  # none: by Winograd's method
     tile: int
     scratch: int
     # of the weights' gradient
     gradient_rows: int
     slices: int  # partial sums
     gradient_groups: int  # of output channels
-    gradient_taps: np.ndarray  # their number made a multiple of VECS; or [gradient_groups]
+    gradient_taps: Array  # their number made a multiple of VECS; or [gradient_groups]
     gradient_scratch: int
 
 
 @functools.lru_cache(maxsize=256)
-def plan_of(x_shape, w_shape, dtype):
+def plan_of(x_shape: Shape, w_shape: Shape, dtype: np.dtype[Any]) -> Plan:
     """The `Plan` of a convolution of x by w."""
     if _by_winograd(x_shape, w_shape):
         return _winograd_plan(x_shape, w_shape, dtype)
@@ -165,7 +167,7 @@ WARPS = {4: 10, 8: 8}  # of a block of conv_weights_kernel, at most; by itemsize
 SHARED = 40960  # bytes of shared memory that a block takes, so that several fit
 
 
-def tiles_on_cuda(shape, planes, threads):
+def tiles_on_cuda(shape: Shape, planes: int, threads: int) -> tuple[int, int, int, int]:
     """How conv_forward_kernel cuts y: ``(number of tiles, columns, lines, slices)``.
 
     A tile is 4 columns × lines pixels large, as large as leaves enough blocks. On small images
@@ -187,7 +189,7 @@ def _rectangle(threads):
     return columns, threads // columns
 
 
-def forward_launch(n, args, threads):
+def forward_launch(n: int, args: tuple[Any, ...], threads: int) -> Grid:
     """The grid of conv_forward_kernel."""
     x, y, (kz, ky, kx) = args[0], args[5], args[7:10]
     planes = x.shape[1] * kz
@@ -202,7 +204,7 @@ def forward_launch(n, args, threads):
     return grid, (columns, lines, slices), shared * x.itemsize
 
 
-def weights_launch(n, args, threads):
+def weights_launch(n: int, args: tuple[Any, ...], threads: int) -> Grid:
     """The grid of conv_weights_kernel."""
     x, partial, (kz, ky, kx) = args[0], args[4], args[6:9]
     lines, per_block, parts = _parts(x.shape[1] * kz, ky, x.itemsize, threads)
@@ -219,7 +221,7 @@ def _parts(planes, ky, itemsize, threads):
     return lines, per_block, -(-planes // per_block) * -(-ky // lines)
 
 
-def slices_on_cuda(x_shape, w_shape, itemsize):
+def slices_on_cuda(x_shape: Shape, w_shape: Shape, itemsize: int) -> tuple[int, int]:
     """(slices of the image, rows of a band) for conv_weights_kernel: as many slices as give enough
     blocks, of bands of 8 rows, which are one tile high; but partial sums of 64 MiB at most."""
     n, inputs, depth, height, _ = x_shape

@@ -15,6 +15,7 @@ PSF turned round. There is no gradient by the PSF.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,12 @@ from ..engine import backend
 from ..engine.backend import kernel
 from ..engine.cpu.llvm import lanes
 from ..engine.cpu.register_tiles import OUTS, VECS, correlate_tile
+from ..engine.types import Array
 from ..tape import op
 from .pad import pad_forward
 
 
-def direct_convolution_forward(x, psf):
+def direct_convolution_forward(x: Array, psf: Array) -> tuple[Array, Any]:
     """Convolve every channel of `x` with `psf` where it lies wholly inside.
 
     Parameters
@@ -42,7 +44,7 @@ def direct_convolution_forward(x, psf):
     return _correlated(x, psf[::-1, ::-1, ::-1]), psf
 
 
-def direct_convolution_backward(gy, saved):
+def direct_convolution_backward(gy: Array, saved: Any) -> tuple[Array, None]:
     psf = saved
     border = [(k - 1, k - 1) for k in psf.shape]
     return _correlated(pad_forward(gy, widths=border, mode="constant")[0], psf), None

@@ -16,13 +16,16 @@ begins at index 0. float32 stays float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..engine import fourier
+from ..engine.types import Array, DTypeLike, Shape
 from ..tape import op
 
 
-def fft_convolution_forward(x, transfer, *, plans=None):
+def fft_convolution_forward(x: Array, transfer: Array, *, plans: Any = None) -> tuple[Array, Any]:
     """Convolve `x` with the PSF behind a transfer function.
 
     Parameters
@@ -41,7 +44,7 @@ def fft_convolution_forward(x, transfer, *, plans=None):
     return _filtered(x, transfer, plans=plans), (transfer, plans)
 
 
-def fft_convolution_backward(gy, saved):
+def fft_convolution_backward(gy: Array, saved: Any) -> tuple[Array, None]:
     transfer, plans = saved
     return _filtered(gy, transfer, plans=plans, conjugate=True), None
 
@@ -59,7 +62,7 @@ def _filtered(x, transfer, plans=None, conjugate=False):
     return fourier.irfftn(spectrum, x.shape[2:], plans)
 
 
-def transfer_function(psf, shape, dtype):
+def transfer_function(psf: Array, shape: Shape, dtype: DTypeLike) -> Array:
     """The transfer function of the convolution of a bordered image.
 
     For an image with a border of k - 1 pixels in total along each axis, k being the PSF's size,
@@ -86,14 +89,14 @@ def transfer_function(psf, shape, dtype):
     return fft.rfftn(grid).astype(np.result_type(dtype, np.complex64))
 
 
-def fast_shape(shape):
+def fast_shape(shape: Shape) -> Shape:
     """The smallest shape of at least `shape` whose real transform is fast."""
     from scipy import fft
 
     return tuple(1 if n == 1 else fft.next_fast_len(int(n), real=True) for n in shape)
 
 
-def direct_is_faster(shape, psf_shape, grid, on_gpu=False):
+def direct_is_faster(shape: Shape, psf_shape: Shape, grid: Shape, on_gpu: bool = False) -> bool:
     """Whether `direct_convolution` takes less time for an image of `shape` than an FFT on `grid`.
 
     On a CPU measured on two cores, from 64² to 512² and 128²×32: where the two take the same time.

@@ -28,17 +28,22 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
 import numpy as np
 
 from ..engine.backend import empty, kernel, namespace
 from ..engine.checks import InputError, choice, number
+from ..engine.types import Array
 from ..tape import op
 
 BLOCK = 4096  # pixels whose sum is one item's work
+Kind: TypeAlias = Literal["l2", "l1", "huber"]
 KINDS = {"l2": 0, "l1": 1, "huber": 2}
 
 
-def scalar(value, like):
+def scalar(value: Any, like: Array) -> Array:
     """`value` as an array of one element, which a kernel of either device can read."""
     array = empty(1, like.dtype, like=like)
     array[...] = value
@@ -48,7 +53,15 @@ def scalar(value, like):
 # ---- masked loss ----------------------------------------------------------------------------
 
 
-def masked_loss_forward(x, y, mask, *, kind="l2", delta=1.0, normalise="pixels"):
+def masked_loss_forward(
+    x: Array,
+    y: Array,
+    mask: Array,
+    *,
+    kind: Kind = "l2",
+    delta: float = 1.0,
+    normalise: Literal["pixels", "masked"] = "pixels",
+) -> tuple[Any, Any]:
     """The loss of `x` against `y` at the pixels of a mask.
 
     Parameters
@@ -84,7 +97,7 @@ def masked_loss_forward(x, y, mask, *, kind="l2", delta=1.0, normalise="pixels")
     return (loss / weight).astype(x.dtype), (x, y, mask, settings, weight)
 
 
-def masked_loss_backward(gl, saved):
+def masked_loss_backward(gl: Any, saved: Any) -> tuple[Array, None, None]:
     x, y, mask, settings, weight = saved
     gx = empty(x.shape, x.dtype, like=x)
     arrays = (a.reshape(a.shape[0] * a.shape[1], -1) for a in (x, y, mask, gx))
@@ -135,7 +148,7 @@ masked_loss = op(masked_loss_forward, masked_loss_backward)
 # ---- invariance -----------------------------------------------------------------------------
 
 
-def invariance_forward(a, b, mask):
+def invariance_forward(a: Array, b: Array, mask: Array) -> tuple[Any, Any]:
     """How far two outputs differ at the pixels of a mask: the root of the mean square [2]_.
 
     Parameters
@@ -153,7 +166,7 @@ def invariance_forward(a, b, mask):
     return root, (root, saved)
 
 
-def invariance_backward(gl, saved):
+def invariance_backward(gl: Any, saved: Any) -> tuple[Array, Array, None]:
     root, saved = saved
     xp = namespace(saved[0])
     half = xp.where(root > 0, 0.5 / xp.where(root > 0, root, 1), 0)  # d√s / ds
@@ -167,7 +180,9 @@ invariance = op(invariance_forward, invariance_backward)
 # ---- bounds and positivity ------------------------------------------------------------------
 
 
-def bound_forward(x, *, low=0.0, high=1.0, squared=False):
+def bound_forward(
+    x: Array, *, low: float = 0.0, high: float = 1.0, squared: bool = False
+) -> tuple[Any, Any]:
     """How far `x` leaves [`low`, `high`], on average over all pixels; squared after averaging
     on request (as the first recipe has it).
 
@@ -187,7 +202,7 @@ def bound_forward(x, *, low=0.0, high=1.0, squared=False):
     return (excess**2 if squared else excess).astype(x.dtype), (x, low, high, slope)
 
 
-def bound_backward(gl, saved):
+def bound_backward(gl: Any, saved: Any) -> Array:
     x, low, high, slope = saved
     gx = empty(x.shape, x.dtype, like=x)
     scale, limits = scalar(gl * slope / x.size, x), (x.dtype.type(low), x.dtype.type(high))
@@ -195,7 +210,7 @@ def bound_backward(gl, saved):
     return gx
 
 
-def positivity_forward(x, *, zero=0.0, scale=1.0):
+def positivity_forward(x: Array, *, zero: float = 0.0, scale: float = 1.0) -> tuple[Any, Any]:
     """The mean of |min(x − `zero`, 0)|, in units of `scale` (a standard deviation, say)."""
     number(scale, "scale", low=np.finfo(np.float64).tiny)
     excess = _excess(x, zero, np.inf) / (x.size * scale)
@@ -235,14 +250,14 @@ positivity = op(positivity_forward, bound_backward)
 # ---- sums --------------------------------------------------------------------------------------
 
 
-def weighted_sum_forward(*terms, weights):
+def weighted_sum_forward(*terms: Any, weights: Sequence[float]) -> tuple[Any, Any]:
     """Σ weights[i] · terms[i] of scalars, in the dtype of the first."""
     dtype = terms[0].dtype
     total = sum(w * t.astype(np.float64) for w, t in zip(weights, terms, strict=True))
     return total.astype(dtype), (weights, dtype)
 
 
-def weighted_sum_backward(gl, saved):
+def weighted_sum_backward(gl: Any, saved: Any) -> tuple[Any, ...]:
     weights, dtype = saved
     return tuple((gl * w).astype(dtype) for w in weights)
 

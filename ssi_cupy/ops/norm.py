@@ -25,13 +25,15 @@ affine then is (2, k · C), the first branch's channels first. gγ and gβ are s
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..engine.backend import contiguous, empty, inline, kernel
 from ..engine.checks import InputError
 from ..engine.gpu.launch import block_per_item, blocks_per_item, threads_per_item
+from ..engine.types import Array
 from ..tape import op
 
 BLOCK = 16384  # pixels of a part, of one channel of one image
@@ -40,14 +42,23 @@ BLOCK = 16384  # pixels of a part, of one channel of one image
 class Normed(NamedTuple):
     """A map x before its normalisation, and all that is known of that."""
 
-    x: Any  # (N, C, Z, Y, X)
-    affine: Any  # (2, branches · C): scale, shift
-    found: Any  # (2, branches · C) float64: μ, 1 / √(σ² + ε)
+    x: Array  # (N, C, Z, Y, X)
+    affine: Array  # (2, branches · C): scale, shift
+    found: Array  # (2, branches · C) float64: μ, 1 / √(σ² + ε)
     training: bool  # whether mean and variance are those of x
     relu: bool
 
 
-def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False, branches=1):
+def batch_norm_forward(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    eps: float = 1e-5,
+    statistics: Sequence[Array] | None = None,
+    relu: bool = False,
+    branches: int = 1,
+) -> tuple[Array, Normed]:
     """y = γ (x − μ) / √(σ² + ε) + β, per channel.
 
     Parameters
@@ -71,7 +82,13 @@ def batch_norm_forward(x, gamma, beta, *, eps=1e-5, statistics=None, relu=False,
     return normalised(x, normed.affine, relu), normed
 
 
-def batch_norm_backward(gy, saved, *, plus=None, into=(None, None)):
+def batch_norm_backward(
+    gy: Array,
+    saved: Normed,
+    *,
+    plus: Array | None = None,
+    into: tuple[Array | None, Array | None] = (None, None),
+) -> tuple[Array, ...]:
     """(gx, gγ, gβ). `plus`, of x's shape, is added to gx: of a map that has another reader.
 
     gγ and gβ are written to the two arrays `into`, where these are given.
@@ -97,7 +114,7 @@ def batch_norm_backward(gy, saved, *, plus=None, into=(None, None)):
 batch_norm = op(batch_norm_forward, batch_norm_backward)
 
 
-def normalised(x, affine, relu=True):
+def normalised(x: Array, affine: Array, relu: bool = True) -> Array:
     """relu(scale · x + shift), written: for a reader that cannot apply the affine itself."""
     y = empty(x.shape, x.dtype, like=x)
     batch_norm_forward_kernel(x.shape[0] * x.shape[1], x, affine, y, relu)
@@ -105,9 +122,19 @@ def normalised(x, affine, relu=True):
 
 
 def batch_affine(
-    x, gamma, beta, *, moments=None, pivot=None, statistics=None, eps=1e-5, relu=True, branches=1,
-    into=None, at=0,
-):  # fmt: skip
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    moments: Array | None = None,
+    pivot: Array | None = None,
+    statistics: Sequence[Array] | Array | None = None,
+    eps: float = 1e-5,
+    relu: bool = True,
+    branches: int = 1,
+    into: Array | None = None,
+    at: int = 0,
+) -> Normed:
     """What normalises x and what the backward pass wants to know, as a `Normed`.
 
     Parameters

@@ -12,9 +12,10 @@ import numpy as np
 from ..engine.backend import contiguous, empty, kernel
 from ..engine.cpu.register_tiles import OUTS, VECS
 from ..engine.gpu.launch import threads_per_item
+from ..engine.types import Array, Shape
 
 
-def packed(w, *, mirrored=False):
+def packed(w: Array, *, mirrored: bool = False) -> Array:
     """The weights (O, I, KZ, KY, KX) as the loops read them, zeros for outputs that there are not.
 
     With `mirrored` those of the convolution that carries gradients back to its input: mirrored in
@@ -58,7 +59,9 @@ def pack_weights_kernel(start, stop, w, into, mirrored):
             at += OUTS
 
 
-def combined(partial, bias, shape, into):
+def combined(
+    partial: Array, bias: Array, shape: Shape, into: tuple[Array | None, Array | None]
+) -> tuple[Array, Array]:
     """(gw, gb): the sums of the slices, added in their order, gw of `shape` (O, I, KZ, KY, KX).
 
     They are written to the two arrays `into`, where these are given.

@@ -27,6 +27,8 @@ which is the transpose of the forward to the last bit of the index map, so the d
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +36,19 @@ from ..engine import backend
 from ..engine.backend import kernel
 from ..engine.checks import InputError, choice
 from ..engine.gpu.launch import threads_per_item
+from ..engine.types import Array, Mode, Shape
 from ..tape import op
 
 MODES = ("mirror", "nearest", "wrap", "constant")
 
 
-def pad_forward(x, *, widths, mode="mirror", shape=None):
+def pad_forward(
+    x: Array,
+    *,
+    widths: Sequence[tuple[int, int]],
+    mode: Mode = "mirror",
+    shape: Shape | None = None,
+) -> tuple[Array, Any]:
     """`x` with a border.
 
     Parameters
@@ -69,7 +78,7 @@ def pad_forward(x, *, widths, mode="mirror", shape=None):
     return y, axes
 
 
-def pad_backward(gy, saved):
+def pad_backward(gy: Array, saved: Any) -> Array:
     z_axis, y_axis, x_axis = axes = saved
     gy = backend.contiguous(gy)
     gx = backend.empty((*gy.shape[:2], *(axis[0] for axis in axes)), gy.dtype, like=gy)
@@ -130,7 +139,7 @@ def pad_backward_kernel(start, stop, gy, fz, lz, fy, ly, mx, before, gx):
 pad = op(pad_forward, pad_backward)
 
 
-def crop_forward(x, *, start, shape):
+def crop_forward(x: Array, *, start: Sequence[int], shape: Sequence[int]) -> tuple[Array, Any]:
     """The part of `x` that begins at `start` and has `shape`, both three int."""
     window = (..., *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
     y = backend.empty((*x.shape[:2], *shape), x.dtype, like=x)
@@ -138,7 +147,7 @@ def crop_forward(x, *, start, shape):
     return y, (start, x.shape[2:])
 
 
-def crop_backward(gy, saved):
+def crop_backward(gy: Array, saved: Any) -> Array:
     start, outer = saved
     widths = [(a, o - n - a) for a, n, o in zip(start, gy.shape[2:], outer, strict=True)]
     return pad_forward(gy, widths=widths, mode="constant")[0]
@@ -147,7 +156,7 @@ def crop_backward(gy, saved):
 crop = op(crop_forward, crop_backward)
 
 
-def branch_forward(x, *, index, of):
+def branch_forward(x: Array, *, index: int, of: int) -> tuple[Array, Any]:
     """Group `index` of the `of` equal groups that `x` (N, C, Z, Y, X) holds along N: a view."""
     size, rest = divmod(len(x), of)
     if rest or not 0 <= index < of:
@@ -156,7 +165,7 @@ def branch_forward(x, *, index, of):
     return x[place], (place, x.shape)
 
 
-def branch_backward(gy, saved):
+def branch_backward(gy: Array, saved: Any) -> Array:
     place, shape = saved
     gx = backend.zeros(shape, gy.dtype, like=gy)
     gx[place] = gy
@@ -166,7 +175,12 @@ def branch_backward(gy, saved):
 branch = op(branch_forward, branch_backward)
 
 
-def axis_maps(inner, widths, mode, shape=None):
+def axis_maps(
+    inner: Sequence[int],
+    widths: Sequence[tuple[int, int]],
+    mode: Mode,
+    shape: Sequence[int] | None = None,
+) -> list[tuple[int, int, int, Mode, int]]:
     """What `index_map` has to be asked for each axis, and all that `pad_backward` needs."""
     choice(mode, "mode", MODES)
     full = [n + sum(w) for n, w in zip(inner, widths, strict=True)]
@@ -175,7 +189,7 @@ def axis_maps(inner, widths, mode, shape=None):
 
 
 @functools.lru_cache(maxsize=256)
-def index_map(n, before, after, mode, length):
+def index_map(n: int, before: int, after: int, mode: Mode, length: int) -> Array:
     """For each place along a padded axis the pixel it is a copy of, -1 for a zero.
 
     Parameters
@@ -205,7 +219,7 @@ def index_map(n, before, after, mode, length):
 
 
 @functools.lru_cache(maxsize=256)
-def copies(n, before, after, mode, length):
+def copies(n: int, before: int, after: int, mode: Mode, length: int) -> tuple[Array, Array]:
     """`index_map` turned round: pixel i went to ``places[first[i]:first[i + 1]]``."""
     m = index_map(n, before, after, mode, length)
     places = np.argsort(m, kind="stable")

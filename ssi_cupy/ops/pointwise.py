@@ -28,14 +28,17 @@ Every loop runs over the flat memory; the arrays may have any shape. NaN stays N
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..engine import backend
 from ..engine.backend import inline, kernel
+from ..engine.types import Array
 from ..tape import op
 
 
-def relu_forward(x):
+def relu_forward(x: Array) -> tuple[Array, Any]:
     """max(x, 0), element by element."""
     x = backend.contiguous(x)
     y = backend.empty(x.shape, x.dtype, like=x)
@@ -43,7 +46,7 @@ def relu_forward(x):
     return y, y
 
 
-def relu_backward(gy, saved):
+def relu_backward(gy: Array, saved: Any) -> Array:
     y, gy = saved, backend.contiguous(gy)
     gx = backend.empty(gy.shape, gy.dtype, like=gy)
     relu_backward_kernel(gy.size, gy.reshape(-1), y.reshape(-1), gx.reshape(-1))
@@ -65,7 +68,7 @@ def relu_backward_kernel(start, stop, gy, y, gx):
 relu = op(relu_forward, relu_backward)
 
 
-def clamp_forward(x, *, low=0.0, high=1.0):
+def clamp_forward(x: Array, *, low: float = 0.0, high: float = 1.0) -> tuple[Array, Any]:
     """`x` with what is below `low` raised to it and what is above `high` lowered to it."""
     x = backend.contiguous(x)
     y = backend.empty(x.shape, x.dtype, like=x)
@@ -74,7 +77,7 @@ def clamp_forward(x, *, low=0.0, high=1.0):
     return y, (x, low, high)
 
 
-def clamp_backward(gy, saved):
+def clamp_backward(gy: Array, saved: Any) -> Array:
     x, low, high = saved
     gy = backend.contiguous(gy)
     gx = backend.empty(gy.shape, gy.dtype, like=gy)
@@ -97,7 +100,15 @@ def clamp_backward_kernel(start, stop, gy, x, low, high, gx):
 clamp = op(clamp_forward, clamp_backward)
 
 
-def sensor_response_forward(x, *, noise, gain=1.0, offset=0.0, low=0.0, high=1.0):
+def sensor_response_forward(
+    x: Array,
+    *,
+    noise: float,
+    gain: float = 1.0,
+    offset: float = 0.0,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> tuple[Array, Any]:
     """What a clipping sensor with Gaussian noise reads on average.
 
     Parameters
@@ -125,7 +136,7 @@ def sensor_response_forward(x, *, noise, gain=1.0, offset=0.0, low=0.0, high=1.0
     return y, slope
 
 
-def sensor_response_backward(gy, saved):
+def sensor_response_backward(gy: Array, saved: Any) -> Array:
     slope = saved
     return np.multiply(gy, slope, out=backend.empty(gy.shape, gy.dtype, like=gy))
 

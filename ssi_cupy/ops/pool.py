@@ -12,13 +12,18 @@ gradient goes to the pixel that was the maximum; to the first one, where several
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..engine.backend import contiguous, empty, inline, kernel
 from ..engine.checks import InputError
 from ..engine.gpu.launch import blocks_per_item
+from ..engine.types import Array
 from ..tape import op
 
 
-def max_pool_forward(x, *, window=(1, 2, 2), affine=None):
+def max_pool_forward(
+    x: Array, *, window: tuple[int, int, int] = (1, 2, 2), affine: Array | None = None
+) -> tuple[Array, Any]:
     """The maximum of each window.
 
     Parameters
@@ -43,7 +48,7 @@ def max_pool_forward(x, *, window=(1, 2, 2), affine=None):
     return y, (x, affine, window)
 
 
-def max_pool_backward(gy, saved, *, plus=None):
+def max_pool_backward(gy: Array, saved: Any, *, plus: Array | None = None) -> Array:
     """gx, by the relu's output where there was an `affine`. `plus`, of x's shape, is added."""
     x, affine, window = saved
     gx = empty(x.shape, x.dtype, like=x)

@@ -26,16 +26,20 @@ the encoder's map or stacked on it, and written once. It reads both through thei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
 
 from ..engine.backend import contiguous, empty, kernel
 from ..engine.checks import InputError, choice
 from ..engine.gpu.launch import blocks_per_item
+from ..engine.types import Array
 from ..tape import op
 from .conv import conv_backward_input, conv_backward_weights, conv_forward
 
 
-def strided_conv_forward(x, w, b=None):
+def strided_conv_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, Any]:
     """The convolution that steps by its kernel's size.
 
     Parameters
@@ -53,7 +57,7 @@ def strided_conv_forward(x, w, b=None):
     return y, (x, w, b is not None)
 
 
-def strided_conv_backward(gy, saved, *, plus=None):
+def strided_conv_backward(gy: Array, saved: Any, *, plus: Array | None = None) -> tuple[Array, ...]:
     """(gx, gw, gb), the last where there was a b. `plus`, of x's shape, is added to gx."""
     x, w, biased = saved
     matrix = w.reshape(len(w), -1, 1, 1, 1)
@@ -67,7 +71,9 @@ def strided_conv_backward(gy, saved, *, plus=None):
 strided_conv = op(strided_conv_forward, strided_conv_backward)
 
 
-def transposed_conv_forward(x, w, b=None, *, size=None):
+def transposed_conv_forward(
+    x: Array, w: Array, b: Array | None = None, *, size: Sequence[int] | None = None
+) -> tuple[Array, Any]:
     """The transpose of the convolution that steps by its kernel's size.
 
     Parameters
@@ -88,7 +94,7 @@ def transposed_conv_forward(x, w, b=None, *, size=None):
     return y, saved
 
 
-def transposed_conv_backward(gy, saved):
+def transposed_conv_backward(gy: Array, saved: Any) -> tuple[Array, ...]:
     """(gx, gw, gb), the last where there was a b."""
     return join_backward(gy, saved)[1:]
 
@@ -96,7 +102,16 @@ def transposed_conv_backward(gy, saved):
 transposed_conv = op(transposed_conv_forward, transposed_conv_backward)
 
 
-def join_forward(skip, x, w, b=None, *, how="concat", skip_affine=None, affine=None):
+def join_forward(
+    skip: Array,
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    how: Literal["concat", "add"] = "concat",
+    skip_affine: Array | None = None,
+    affine: Array | None = None,
+) -> tuple[Array, Any]:
     """The map of an encoder level with the transposed convolution of the map below it.
 
     Parameters
@@ -131,7 +146,7 @@ def join_forward(skip, x, w, b=None, *, how="concat", skip_affine=None, affine=N
     return y, (x, w, b is not None, affine, 0 if add else skip.shape[1])
 
 
-def join_backward(gy, saved):
+def join_backward(gy: Array, saved: Any) -> tuple[Array, ...]:
     """(gskip, gx, gw, gb), by the relu's outputs where there were affines; gb if there was a b."""
     x, w, biased, affine, first = saved
     matrix = w.reshape(len(w), -1).T[:, :, None, None, None]
@@ -146,7 +161,9 @@ def join_backward(gy, saved):
 join = op(join_forward, join_backward)
 
 
-def space_to_depth(x, block, size=None, first=0):
+def space_to_depth(
+    x: Array, block: Sequence[int], size: Sequence[int] | None = None, first: int = 0
+) -> Array:
     """The pixels of each block as channels of their own: B of the equations above.
 
     Parameters
@@ -166,7 +183,14 @@ def space_to_depth(x, block, size=None, first=0):
     return y
 
 
-def depth_to_space(x, block, size, skip=None, affine=None, add=True):
+def depth_to_space(
+    x: Array,
+    block: Sequence[int],
+    size: Sequence[int],
+    skip: Array | None = None,
+    affine: Array | None = None,
+    add: bool = True,
+) -> Array:
     """Channels back to the pixels of each block: the adjoint of `space_to_depth`.
 
     Parameters

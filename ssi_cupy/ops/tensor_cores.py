@@ -32,6 +32,7 @@ from ..engine.backend import contiguous, empty, is_cupy, kernel
 from ..engine.checks import DeviceError
 from ..engine.gpu import driver, launch
 from ..engine.gpu.launch import threads_per_item
+from ..engine.types import Array, Shape
 from .conv_tiling import ENOUGH
 from .packed_weights import combined
 
@@ -43,7 +44,7 @@ PIXELS = 128  # of a tile of matrix_weights_kernel
 ALONE = "on CUDA alone"
 
 
-def products(x, outputs, inputs, kernel_size):
+def products(x: Array, outputs: int, inputs: int, kernel_size: Shape) -> int:
     """How many products of TF32 numbers stand for one: 1, 3, or 0 for a plain convolution."""
     number = precision.PRODUCTS[precision.current()]
     large = inputs >= FEWEST_INPUTS and outputs >= FEWEST_OUTPUTS
@@ -57,7 +58,7 @@ def products(x, outputs, inputs, kernel_size):
     return number
 
 
-def rounded(x, affine=None):
+def rounded(x: Array, affine: Array | None = None) -> Array:
     """relu(affine · x), or x, to TF32: what a tensor core sees of it."""
     x = contiguous(x)
     y = empty(x.shape, x.dtype, like=x)
@@ -66,7 +67,9 @@ def rounded(x, affine=None):
     return y
 
 
-def correlate(x, w, b, affine, moments, mirrored, number):
+def correlate(
+    x: Array, w: Array, b: Array, affine: Array, moments: bool, mirrored: bool, number: int
+) -> tuple[Array, Array]:
     """What `conv._correlate` does, on CUDA, by that `number` of products."""
     outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
     y = empty((x.shape[0], outputs, *x.shape[2:]), x.dtype, like=x)
@@ -80,7 +83,14 @@ def correlate(x, w, b, affine, moments, mirrored, number):
     return y, sums
 
 
-def weights_gradient(gy, x, shape, affine, into, number):
+def weights_gradient(
+    gy: Array,
+    x: Array,
+    shape: Shape,
+    affine: Array,
+    into: tuple[Array | None, Array | None],
+    number: int,
+) -> tuple[Array, Array]:
     """What `conv.conv_backward_weights` does, on CUDA, by that `number` of products."""
     cut = weights_cut(x.shape, shape, launch.THREADS)
     outputs, taps = shape[0], math.prod(shape[1:])
@@ -110,11 +120,11 @@ class Cut:
     slices: int = 0
 
     @property
-    def tiles(self):
+    def tiles(self) -> int:
         return self.grid[0] * self.grid[2]
 
     @property
-    def blocks(self):
+    def blocks(self) -> int:
         """Times 16 outputs that there are weights for, zeros where there are no outputs."""
         return self.grid[1] * self.block[1] * self.tall
 
@@ -132,7 +142,7 @@ def _padded(numbers, apart):
     return -(-(numbers - apart) // 32) * 32 + apart
 
 
-def forward_cut(shape, inputs, kernel_size, threads):
+def forward_cut(shape: Shape, inputs: int, kernel_size: Shape, threads: int) -> Cut:
     """The `Cut` of a convolution to `shape`, for blocks of at most so many threads."""
     n, outputs, depth, height, width = shape
     _, ky, kx = kernel_size
@@ -153,7 +163,7 @@ def forward_cut(shape, inputs, kernel_size, threads):
     return Cut(tall, columns, grid, (32, along, across), shared, octets, staged=staged)
 
 
-def weights_cut(x_shape, w_shape, threads):
+def weights_cut(x_shape: Shape, w_shape: Shape, threads: int) -> Cut:
     """The `Cut` of a weights' gradient, likewise."""
     n, inputs, depth, height, width = x_shape
     outputs, _, kz, ky, kx = w_shape

@@ -16,17 +16,22 @@ References
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..engine.backend import empty, kernel
 from ..engine.checks import InputError, number
+from ..engine.types import Array
 from ..tape import op
 from .loss_terms import scalar
 
 # ---- total variation ------------------------------------------------------------------------
 
 
-def total_variation_forward(x, *, eps=1e-3, spacing=(1.0, 1.0, 1.0)):
+def total_variation_forward(
+    x: Array, *, eps: float = 1e-3, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> tuple[Any, Any]:
     """The mean length of the gradient of `x`, the same in all directions, smoothed below `eps`.
 
     Parameters
@@ -54,7 +59,7 @@ def total_variation_forward(x, *, eps=1e-3, spacing=(1.0, 1.0, 1.0)):
     return (partial.sum(axis=0) / x.size).astype(x.dtype), (x, inverse, steps)
 
 
-def total_variation_backward(gl, saved):
+def total_variation_backward(gl: Any, saved: Any) -> Array:
     x, inverse, steps = saved
     gx, x4 = empty(x.shape, x.dtype, like=x), x.reshape(inverse.shape)
     rows, scale = x4[..., 0].size, scalar(gl / x.size, x)
@@ -110,7 +115,7 @@ total_variation = op(total_variation_forward, total_variation_backward)
 # ---- kernel continuity -------------------------------------------------------------------------
 
 
-def kernel_continuity_forward(w):
+def kernel_continuity_forward(w: Array) -> tuple[Any, Any]:
     """The mean squared difference of neighbouring taps of a convolution kernel.
 
     Parameters
@@ -131,7 +136,7 @@ def kernel_continuity_forward(w):
     return (partial.sum(axis=0) / pairs).astype(w.dtype), (slope, pairs)
 
 
-def kernel_continuity_backward(gl, saved):
+def kernel_continuity_backward(gl: Any, saved: Any) -> Array:
     slope, pairs = saved  # so few numbers that the forward pass computes both
     return slope * (gl / pairs).astype(slope.dtype)
 

@@ -15,20 +15,26 @@ its affine (see `README.md`), written once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ..engine.backend import contiguous, empty, inline, kernel, namespace
 from ..engine.checks import InputError
 from ..engine.gpu.launch import blocks_per_item
+from ..engine.types import Array
 from ..tape import op
 
 
-def upsample_forward(x, *, size, factor=(1, 2, 2)):
+def upsample_forward(
+    x: Array, *, size: Sequence[int], factor: tuple[int, int, int] = (1, 2, 2)
+) -> tuple[Array, Any]:
     """Repeat each pixel of x (N, C, z, y, x) `factor` times; zeros up to `size` (Z, Y, X)."""
     nothing = empty((x.shape[0], 0, *size), x.dtype, like=x)
     y, (*_, saved) = upsample_concat_forward(nothing, x, factor=factor)
     return y, saved
 
 
-def upsample_backward(gy, saved):
+def upsample_backward(gy: Array, saved: Any) -> Array:
     """gx: sums over what was repeated."""
     shape, factor = saved
     gx = empty(shape, gy.dtype, like=gy)
@@ -39,14 +45,14 @@ def upsample_backward(gy, saved):
 upsample = op(upsample_forward, upsample_backward)
 
 
-def concat_forward(a, b):
+def concat_forward(a: Array, b: Array) -> tuple[Array, int]:
     """(a, b) along the channels; a (N, A, Z, Y, X) and b (N, B, Z, Y, X) → (N, A + B, Z, Y, X)."""
     if a.shape[0] != b.shape[0] or a.shape[2:] != b.shape[2:]:
         raise InputError("b", f"shape ({a.shape[0]}, any, *{a.shape[2:]})", f"{b.shape}")
     return namespace(a, b).concatenate((a, b), axis=1), a.shape[1]
 
 
-def concat_backward(gy, saved):
+def concat_backward(gy: Array, saved: int) -> tuple[Array, Array]:
     """(ga, gb): gy cut in two."""
     return gy[:, :saved], gy[:, saved:]
 
@@ -54,7 +60,14 @@ def concat_backward(gy, saved):
 concat = op(concat_forward, concat_backward)
 
 
-def upsample_concat_forward(skip, low, *, factor=(1, 2, 2), skip_affine=None, low_affine=None):
+def upsample_concat_forward(
+    skip: Array,
+    low: Array,
+    *,
+    factor: tuple[int, int, int] = (1, 2, 2),
+    skip_affine: Array | None = None,
+    low_affine: Array | None = None,
+) -> tuple[Array, Any]:
     """concat(skip, upsample(low)), each read as relu(scale · x + shift) where it has an affine.
 
     Parameters
@@ -78,7 +91,7 @@ def upsample_concat_forward(skip, low, *, factor=(1, 2, 2), skip_affine=None, lo
     return y, (skip.shape, (low.shape, factor))
 
 
-def upsample_concat_backward(gy, saved):
+def upsample_concat_backward(gy: Array, saved: Any) -> tuple[Array, Array]:
     """(gskip, glow), by the relu's outputs where there were affines."""
     (n, channels, *_), (shape, factor) = saved
     g_low = empty(shape, gy.dtype, like=gy)

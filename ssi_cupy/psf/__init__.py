@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine.checks import InputError, number, odd_sizes, positive_int
+from ..engine.types import Float64Array, Sizes, Spacing
 from .measured import Preparation, prepare
 from .optics import born_wolf, gibson_lanni, microscope
 
 __all__ = ["Preparation", "born_wolf", "gaussian", "gibson_lanni", "microscope", "prepare"]
 
 
-def gaussian(sigma, *, ndim=2, size=None):
+def gaussian(sigma: Spacing, *, ndim: int = 2, size: Sizes | None = None) -> Float64Array:
     """A Gaussian PSF, sampled at pixel centres.
 
     Parameters

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ..engine.checks import InputError, choice, number, odd_sizes, positive, real_array, varying
+from ..engine.types import ArrayLike, Float64Array, Sizes, Spacing
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,14 @@ class Preparation:
     kept: float  # the fraction of the light above background that lies inside `shape`
 
 
-def prepare(psf, *, psf_spacing=None, spacing=None, background="auto", size=None):
+def prepare(
+    psf: ArrayLike,
+    *,
+    psf_spacing: Spacing | None = None,
+    spacing: Spacing | None = None,
+    background: float | Literal["auto"] = "auto",
+    size: Sizes | None = None,
+) -> tuple[Float64Array, Preparation]:
     """Make a PSF of the picture of a point: no background, centred, cropped, resampled, sum 1.
 
     The point is what is connected to the brightest place and, after smoothing by one pixel, stands

@@ -20,16 +20,48 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 
 from ..engine.checks import InputError, number, positive, positive_int
+from ..engine.types import ArrayLike, Float64Array
+
+
+class Optics(TypedDict):
+    """What `microscope` hands to `gibson_lanni`, which says what it is."""
+
+    NA: float
+    wvl: float
+    ni: float
+    ns: NotRequired[float | None]
+    ni0: NotRequired[float | None]
+    ng: NotRequired[float]
+    ng0: NotRequired[float | None]
+    tg: NotRequired[float]
+    tg0: NotRequired[float | None]
+    ti0: NotRequired[float]
+    pz: NotRequired[float]
 
 
 def gibson_lanni(
-    r, z, *, NA, wvl, ni, ns=None, ni0=None, ng=1.5, ng0=None, tg=170, tg0=None, ti0=150, pz=0
-):
+    r: ArrayLike,
+    z: ArrayLike,
+    *,
+    NA: float,
+    wvl: float,
+    ni: float,
+    ns: float | None = None,
+    ni0: float | None = None,
+    ng: float = 1.5,
+    ng0: float | None = None,
+    tg: float = 170,
+    tg0: float | None = None,
+    ti0: float = 150,
+    pz: float = 0,
+) -> Float64Array:
     """Intensity of the image of a point, off the axis and out of focus [1]_.
 
     With all indices equal (``ns = ni = ni0``, ``ng = ng0``, ``tg = tg0``) nothing aberrates and
@@ -69,7 +101,14 @@ def gibson_lanni(
     return _intensity(r, z, layers.NA, layers.wvl, layers.path)
 
 
-def microscope(shape, *, dxy, dz=None, z=0, **optics):
+def microscope(
+    shape: Sequence[int],
+    *,
+    dxy: float,
+    dz: float | None = None,
+    z: float = 0,
+    **optics: Unpack[Optics],
+) -> Float64Array:
     """PSF of a widefield fluorescence microscope: `gibson_lanni` on a grid of voxels.
 
     Parameters
@@ -107,7 +146,16 @@ def microscope(shape, *, dxy, dz=None, z=0, **optics):
     return _on_grid(shape, dxy, dz, z, layers.NA, layers.wvl, layers.path, layers.focus())
 
 
-def born_wolf(shape, *, NA, wvl, ni, dxy, dz=None, z=0):
+def born_wolf(
+    shape: Sequence[int],
+    *,
+    NA: float,
+    wvl: float,
+    ni: float,
+    dxy: float,
+    dz: float | None = None,
+    z: float = 0,
+) -> Float64Array:
     """PSF of an ideal microscope of small aperture [3]_: ``W = k z NA² ρ² / (2 ni)``.
 
     Parameters and errors as in `microscope`, from which it differs, two focal depths around, by

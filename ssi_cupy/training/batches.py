@@ -22,11 +22,14 @@ always hidden and never in the loss; `inside`, alike, those that the loss may lo
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Sequence
 
 from .. import symmetry
 from ..engine.backend import host
+from ..engine.types import Array, Shape
 from ..masking import validation_pixels
 from ..random import Stream, pick
+from ..symmetry import Symmetry
 
 
 class WholeImage:
@@ -43,19 +46,26 @@ class WholeImage:
     seed : int
     """
 
-    def __init__(self, y, *, validation, symmetries=(symmetry.IDENTITY,), seed=0):
+    def __init__(
+        self,
+        y: Array,
+        *,
+        validation: float,
+        symmetries: Sequence[Symmetry] = (symmetry.IDENTITY,),
+        seed: int = 0,
+    ) -> None:
         self.y = self.like = y
         self.shape, self.symmetries, self.seed = y.shape, list(symmetries), seed
         self.mean = float(host(y).mean())  # on the CPU, whose sum it is on every device
         self.validation = validation_pixels(y.shape, validation, seed, like=y)
         self._drawn, self._into, self.checks = None, None, 0
 
-    def shape_of(self, step):
+    def shape_of(self, step: int) -> Shape:
         """The batch's shape in a step: that of the image, or with Y and X exchanged."""
         *first, y, x = self.shape
         return (*first, x, y) if self._symmetry(step)[0] else self.shape
 
-    def draw(self, step, y, validation, inside):
+    def draw(self, step: int, y: Array, validation: Array, inside: Array) -> None:
         """Fill `y`, `validation` and `inside`; all of it is inside."""
         transform = self._symmetry(step)
         if self._drawn == transform and self._into is y:  # which holds it still
@@ -65,12 +75,12 @@ class WholeImage:
         inside[...] = 1
         self._drawn, self._into = transform, y
 
-    def every(self):
+    def every(self) -> Iterator[Array]:
         """The image in all its symmetries."""
         for transform in self.symmetries:
             yield symmetry.apply(self.y, transform)
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Shape and checksum."""
         return f"{self.shape}, crc {zlib.crc32(host(self.y)):08x}"
 

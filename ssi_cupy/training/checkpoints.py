@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import zlib
+from typing import Any
 
 import numpy as np
 
 from ..engine.backend import moved
 from ..engine.checks import FileError, InputError
+from ..engine.types import PathLike
 from ..files import model_file
 from ..physics import to_dict
 
 
-def save(training, path):
+def save(training: Any, path: PathLike) -> None:
     """Write a checkpoint of a `Training`, whole or not at all."""
     best = training.best
     arrays = {
@@ -29,7 +31,7 @@ def save(training, path):
     model_file.write(path, "checkpoint", _identity(training), arrays, "checkpoint")
 
 
-def load(training, path):
+def load(training: Any, path: PathLike) -> None:
     """Go on from a checkpoint of the same image, recipe, seed and number of steps."""
     identity, arrays = model_file.read(path, "checkpoint", "resume")
     identity = {"precision": "float32"} | identity  # once there was no other

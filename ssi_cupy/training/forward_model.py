@@ -4,19 +4,24 @@ its symmetries, its reach, and how far beyond the border is restored along.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import symmetry
 from ..engine.backend import empty
 from ..engine.checks import InputError, positive_int
+from ..engine.types import Array, Shape
 from ..noise import clipping, noise_of
 from ..physics import Clamp, Composition, Identity, PSFConvolution, SensorResponse, apply, is_linear
+from ..recipes import Recipe
+from ..symmetry import Symmetry
 from ..tape import Tape
 
 BROADEN = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
 
 
-def forward_model(g, recipe, y, offset=0.0, scale=1.0):
+def forward_model(g: Any, recipe: Recipe, y: Array, offset: float = 0.0, scale: float = 1.0) -> Any:
     """The forward model that a recipe trains with, in units of the normalised image `y`."""
     from scipy.signal import convolve
 
@@ -34,13 +39,13 @@ class InUnits:
     """A forward model of intensities, for normalised ones: x ↦ (g(scale · x + offset) − offset) /
     scale."""
 
-    def __init__(self, g, offset, scale):
+    def __init__(self, g: Any, offset: float, scale: float) -> None:
         self.g, self.offset, self.scale = g, offset, scale
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return (apply(self.g, x * self.scale + self.offset) - self.offset) / self.scale
 
-    def backward(self, gy, x):
+    def backward(self, gy: Array, x: Array) -> Array:
         tape = Tape()
         x = tape.var(x * self.scale + self.offset)
         tape.backward(apply(self.g, x), gy)  # the scale of x and that of y cancel
@@ -66,7 +71,7 @@ def _sensor(g, y):
     return [SensorResponse(noise_of(g, y), low=low, high=high)]
 
 
-def allowed_symmetries(g, recipe=None):
+def allowed_symmetries(g: Any, recipe: Recipe | None = None) -> list[Symmetry]:
     """The rotations and flips that a forward model allows, or those that the recipe names."""
     if recipe is not None and recipe.augment is not True:
         return list(recipe.augment)
@@ -77,7 +82,7 @@ def allowed_symmetries(g, recipe=None):
     return [symmetry.IDENTITY]
 
 
-def reach_of(g):
+def reach_of(g: Any) -> Shape:
     """How many pixels along (Z, Y, X) the light of a point may move to either side.
 
     A forward model of one's own that treats all places alike says it by an attribute ``reach``.
@@ -103,14 +108,14 @@ def reach_of(g):
         raise InputError("physics", expected, f"{type(g).__name__} with {said}") from None
 
 
-def wraps(g):
+def wraps(g: Any) -> bool:
     """Whether the other side of the image lies beyond its border."""
     if isinstance(g, Composition):
         return any(map(wraps, g.models))
     return getattr(g, "mode", None) == "wrap"
 
 
-def margin_of(g, recipe, shape):
+def margin_of(g: Any, recipe: Recipe, shape: Shape) -> Shape:
     """How far beyond the border of an image of `shape` (Z, Y, X) is restored along with it.
 
     An image sees, through the blur, what lies outside of it, up to the radius of the PSF. Where

@@ -10,21 +10,27 @@ import copy
 import glob
 import os
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..engine.backend import host, log
 from ..engine.checks import FileError, InputError, real_array
+from ..engine.types import Array, ArrayLike, PathLike, Shape
 from ..files import tiff
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
 SAMPLE = 2**20  # pixels of all images that percentiles are taken of
 ENDINGS = (".tif", ".tiff")
 
+# A sequence is one of arrays and paths, which type checkers cannot tell from an array's rows.
+Source: TypeAlias = "ArrayLike | PathLike | Sequence[Any] | Images"
 
-def is_many(image):
+
+def is_many(image: object) -> bool:
     """Whether an argument means a set of images: a path, paths or a list of arrays."""
     if isinstance(image, (Images, str, os.PathLike)):
         return True
@@ -35,7 +41,7 @@ def _is_one(item):
     return isinstance(item, (str, os.PathLike)) or getattr(item, "ndim", 0) >= 2
 
 
-def find(where, argument="image"):
+def find(where: PathLike, argument: str = "image") -> list[Path]:
     """The TIFF files that a path means: the file itself, those of a folder, or of a pattern.
 
     Returns
@@ -63,7 +69,12 @@ def _is_tiff(path):
     return path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
 
 
-def gather(what, axes=None, argument="image", bad=None):
+def gather(
+    what: Source,
+    axes: str | None = None,
+    argument: str = "image",
+    bad: Callable[[InputError], object] | None = None,
+) -> Images:
     """The `Images` that an argument means.
 
     Parameters
@@ -154,7 +165,10 @@ class Images:
     shapes : list of (C, Z, Y, X)
     """
 
-    def __init__(self, images, argument="image"):
+    names: list[str]
+    shapes: list[Shape]
+
+    def __init__(self, images: Sequence[Any], argument: str = "image") -> None:
         self._images, self.argument = images, argument
         self.names, self.shapes = [i.name for i in images], [i.shape for i in images]
         self._alike("rank", lambda i: "3-D" if i.shape[1] > 1 else "2-D")
@@ -172,16 +186,16 @@ class Images:
                 got = f"{kind(first)} ({first.name}) and {kind(other)} ({other.name})"
                 raise InputError(self.argument, f"images that are alike in {what}", got)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._images)
 
     @property
-    def spacing(self):
+    def spacing(self) -> tuple[float, ...] | None:
         """Pixel sizes of the first image along ([Z,] Y, X), µm, or None if its file has none."""
         axes, found = "ZYX" if self.shapes[0][1] > 1 else "YX", self._images[0].spacing
         return tuple(found[a] for a in axes) if set(axes) <= set(found) else None
 
-    def subset(self, places):
+    def subset(self, places: Iterable[int]) -> Images:
         """The `Images` at these places."""
         part = copy.copy(self)
         part._images = [self._images[i] for i in places]
@@ -190,11 +204,11 @@ class Images:
         )
         return part
 
-    def whole(self, i):
+    def whole(self, i: int) -> Array:
         """Image `i`, (C, Z, Y, X), as it is."""
         return np.asarray(self._images[i].pixels())
 
-    def box(self, i, start, shape):
+    def box(self, i: int, start: Sequence[int], shape: Sequence[int]) -> Array:
         """A (C, *shape) copy from image `i`; what lies outside is found on the other side."""
         image, pixels = self._images[i], self._images[i].pixels()
         stop = [a + n for a, n in zip(start, shape, strict=True)]
@@ -206,7 +220,7 @@ class Images:
             part = pixels[np.ix_(range(image.shape[0]), *at)]
         return np.array(part)
 
-    def moments(self):
+    def moments(self) -> tuple[float, float]:
         """(mean, standard deviation) of all pixels, in float64."""
         found = [image.found for image in self._images]
         count = sum(f.count for f in found)
@@ -214,12 +228,12 @@ class Images:
         squares = sum(f.squares + f.count * (f.mean - mean) ** 2 for f in found)
         return mean, float(np.sqrt(squares / count))
 
-    def ends(self):
+    def ends(self) -> tuple[float, float]:
         """(least, greatest) of all pixels."""
         found = [image.found for image in self._images]
         return min(f.low for f in found), max(f.high for f in found)
 
-    def percentiles(self, shares):
+    def percentiles(self, shares: Sequence[float]) -> Array:
         """Percentiles of a million pixels, as many of each image and evenly spread in it."""
         each, some = max(64, SAMPLE // len(self)), []
         for i in range(len(self)):
@@ -227,7 +241,7 @@ class Images:
             some.append(pixels[:: -(-pixels.size // each)].astype(np.float64))
         return np.percentile(np.concatenate(some), shares)
 
-    def describe(self):
+    def describe(self) -> list[tuple[str, Shape, float, float]]:
         """Names, shapes and moments, to tell one set from another."""
         return [(i.name, i.shape, i.found.mean, i.found.squares) for i in self._images]
 
@@ -260,7 +274,7 @@ def _of_file(path, axes, argument, cache):
     ]
 
 
-def letters_of(layout, axes=None, argument="image"):
+def letters_of(layout: tiff.Layout, axes: str | None = None, argument: str = "image") -> str:
     """The letter of each axis of a file; what it leaves open is asked for, not guessed."""
     letters = (axes or layout.axes).replace("S", "" if "C" in (axes or layout.axes) else "C")
     right = len(letters) == len(set(letters)) == len(layout.shape)

@@ -12,9 +12,12 @@ goes through them. Filters are cut off a little beyond the PSF, so that tiles ne
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from ..engine.backend import empty
+from ..engine.types import Array
 from ..physics import PSFConvolution
 
 BEYOND = 4  # pixels that a filter reaches beyond twice the PSF's radius,
@@ -33,9 +36,9 @@ class NetworkInputs:
         Noise-to-signal ratios, one for each copy.
     """
 
-    def __init__(self, g: object, levels) -> None:
+    def __init__(self, g: object, levels: Iterable[float]) -> None:
         self.of = g, list(levels)
-        self.levels = [float(n) for n in levels] if _blurs(g) else []
+        self.levels = [float(n) for n in self.of[1]] if _blurs(g) else []
         self._filters = [_Filter(wiener_kernel(g.psf, n)) for n in self.levels]
         self.reach = (
             tuple(k // 2 for k in self._filters[0].psf.shape) if self._filters else 3 * (0,)
@@ -45,7 +48,7 @@ class NetworkInputs:
         """How many channels the network has for an image of so many."""
         return number * (1 + len(self.levels))
 
-    def __call__(self, seen):
+    def __call__(self, seen: Array) -> Array:
         """`seen` (N, C, Z, Y, X) and its copies, (N, C (1 + copies), Z, Y, X)."""
         if not self._filters:
             return seen
@@ -57,7 +60,7 @@ class NetworkInputs:
         return shown
 
 
-def levels_for(g: object, multiples, noise: float, variance: float) -> list[float]:
+def levels_for(g: object, multiples: Sequence[float], noise: float, variance: float) -> list[float]:
     """The noise-to-signal ratios of a recipe's `multiples`, for an image of that `variance`."""
     if not _blurs(g):
         return []
@@ -65,7 +68,7 @@ def levels_for(g: object, multiples, noise: float, variance: float) -> list[floa
     return [max(float(multiple * ratio), LEAST_LEVEL) for multiple in multiples]
 
 
-def wiener_kernel(psf, ratio: float):
+def wiener_kernel(psf: Array, ratio: float) -> Array:
     """The Wiener filter of a PSF as a kernel of odd size that sums to 1, faded out at its ends."""
     from scipy import fft
 

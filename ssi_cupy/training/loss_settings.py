@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from ..engine.backend import host
+from ..engine.types import Array
+from ..losses import Losses
 from ..noise import clipping, count_step, noise_of
+from ..recipes import Recipe
 from .units import relative
 
 LEAST_NOISE = 1e-3  # of an image that seems to have none, for `losses_for`
@@ -15,7 +19,15 @@ PHOTONS = 10  # counts by which a pixel may be off before it is taken for an out
 BACKGROUND = 6  # noise levels between the darkest pixels and the darkest quarter, at most
 
 
-def losses_for(g, recipe, y, offset=0.0, scale=1.0, spacing=None, ends=None):
+def losses_for(
+    g: Any,
+    recipe: Recipe,
+    y: Array,
+    offset: float = 0.0,
+    scale: float = 1.0,
+    spacing: tuple[float, float, float] | None = None,
+    ends: tuple[float, float] | None = None,
+) -> Losses:
     """The losses of a recipe in units of the normalised image `y`.
 
     A recipe counts positivity from where the data are 0. Its bounds are those of the normalised

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ..engine.checks import InputError
-from ..unet import UNet
+from ..engine.types import Array
+from ..unet import Network, UNet
 from .units import relative
 
 LEAST_SIDE = 16  # pixels along Y and X
 NEAR = 2**0.5  # how far from a cube a voxel may be that is treated as one
 
 
-def network_for(y, template=None, spacing=None, inputs=None):
+def network_for(
+    y: Array,
+    template: Network | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    inputs: int | None = None,
+) -> Any:
     """A network for images of y's shape: pooled along each axis as often as its size allows.
 
     The lowest level keeps 4 pixels along Y and X, and 2 along Z: statistics of fewer values say

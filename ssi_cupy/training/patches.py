@@ -18,14 +18,19 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from .. import symmetry
 from ..engine.backend import empty, host, is_cupy, log, moved, zeros
 from ..engine.checks import InputError
+from ..engine.types import Array, Shape
 from ..masking import StratifiedMask, validation_pixels
 from ..random import WORD_BITS, Stream, philox
+from ..recipes import Recipe
+from ..symmetry import Symmetry
+from ..training.image_sets import Images
 from .units import units_of
 
 VALIDATION_PATCHES = 20  # at least so many are looked at in each validation
@@ -49,12 +54,12 @@ class Geometry:
         Whether the other side of the image lies beyond its border.
     """
 
-    patch: tuple
-    box: tuple
-    reach: tuple
+    patch: Shape
+    box: Shape
+    reach: Shape
     wrap: bool = False
 
-    def start(self, at, shape):
+    def start(self, at: Sequence[int], shape: Shape) -> Shape:
         """Where the box of a patch at `at` begins in an image of `shape`."""
         start = [a - r for a, r in zip(at, self.reach, strict=True)]
         ends = [n - b for n, b in zip(shape, self.box, strict=True)]
@@ -63,13 +68,19 @@ class Geometry:
             s if w else max(0, min(s, end)) for s, end, w in zip(start, ends, whole, strict=True)
         )
 
-    def inside(self, at, start):
+    def inside(self, at: Sequence[int], start: Sequence[int]) -> tuple[slice, ...]:
         """The patch within its box: three slices."""
         begin = [a - s for a, s in zip(at, start, strict=True)]
         return tuple(slice(b, b + p) for b, p in zip(begin, self.patch, strict=True))
 
 
-def geometry(shapes, patch, reach, wrap=False, multiple=(1, 1, 1)):
+def geometry(
+    shapes: Sequence[Shape],
+    patch: int,
+    reach: Shape,
+    wrap: bool = False,
+    multiple: Shape = (1, 1, 1),
+) -> tuple[Geometry, list[int]]:
     """The `Geometry` for images of these shapes, and which of them are large enough for it.
 
     Parameters
@@ -147,7 +158,17 @@ class Patches:
         How many batches a validation has.
     """
 
-    def __init__(self, image, recipe, *, reach, symmetries, seed, wrap=False, multiple=(1, 1, 1)):
+    def __init__(
+        self,
+        image: Array,
+        recipe: Recipe,
+        *,
+        reach: Shape,
+        symmetries: Sequence[Symmetry],
+        seed: int,
+        wrap: bool = False,
+        multiple: Shape = (1, 1, 1),
+    ) -> None:
         shape = image.shape[2:]
         self.geometry, _ = geometry([shape], recipe.patch, reach, wrap, multiple)
         self.image = self.like = self.home = image
@@ -176,22 +197,22 @@ class Patches:
             self.pixels[0], start, self.shape[2:]
         )
 
-    def every(self):
+    def every(self) -> Iterator[Array]:
         """The whole image in all its symmetries."""
         for transform in self.symmetries:
             yield symmetry.apply(self.image, transform)
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Shape and checksum."""
         return f"{self.image.shape}, crc {zlib.crc32(host(self.image)):08x}"
 
     # ---- of both ----
 
-    def shape_of(self, step):
+    def shape_of(self, step: int) -> Shape:
         """The shape of a batch: in all steps the same."""
         return self.shape
 
-    def draw(self, step, y, validation, inside):
+    def draw(self, step: int, y: Array, validation: Array, inside: Array) -> None:
         """Fill the buffers with the batch of a step.
 
         Parameters
@@ -206,7 +227,7 @@ class Patches:
         """
         self._fill(step, y, validation, inside, False)
 
-    def check(self, number, y, validation, inside):
+    def check(self, number: int, y: Array, validation: Array, inside: Array) -> None:
         """Fill the buffers with batch `number` of a validation, always the same.
 
         Here `validation` are the pixels to hide and, where they are inside, to predict.
@@ -281,8 +302,18 @@ class ImageSet(Patches):
     Others are those of `Patches`.
     """
 
-    def __init__(self, images, recipe, *, reach, symmetries, seed, like, wrap=False,
-                 multiple=(1, 1, 1)):  # fmt: skip
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        *,
+        reach: Shape,
+        symmetries: Sequence[Symmetry],
+        seed: int,
+        like: Array,
+        wrap: bool = False,
+        multiple: Shape = (1, 1, 1),
+    ) -> None:
         shapes = [shape[1:] for shape in images.shapes]
         self.geometry, chosen = geometry(shapes, recipe.patch, reach, wrap, multiple)
         if len(chosen) < 2:
@@ -299,7 +330,7 @@ class ImageSet(Patches):
         self.mask = dataclasses.replace(mask, per_channel=False)
         self._begin(recipe, images.shapes[0][0], symmetries, seed)
 
-    def sample(self):
+    def sample(self) -> Array:
         """Part of a training image, (1, C, Z, Y, X), in the unit of the training: of the first in
         which there is more than one value."""
         for i in self.parts[0]:
@@ -309,13 +340,13 @@ class ImageSet(Patches):
                 break
         return found
 
-    def ends(self):
+    def ends(self) -> tuple[float, float]:
         """(least, greatest) of the training images, in the unit of the training."""
         offset, scale = self.units
         low, high = self.images.subset(self.parts[0]).ends()
         return (low - offset) / scale, (high - offset) / scale
 
-    def every(self):
+    def every(self) -> Iterator[Array]:
         """Some batches of all that there is."""
         n, _, *box = self.shape
         for step in range(-(-CALIBRATION_PATCHES // n)):
@@ -323,7 +354,7 @@ class ImageSet(Patches):
             self.draw(step, y, *(empty((n, 1, *box), np.uint8, self.like) for _ in range(2)))
             yield y
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """A checksum of names, shapes and moments of all images."""
         crc = zlib.crc32(repr(self.images.describe()).encode())
         return f"{len(self.images)} images, crc {crc:08x}"
@@ -343,7 +374,7 @@ class ImageSet(Patches):
         image = self._normalised(self.parts[validating][which], start, shape)
         return image, zeros((1, *shape), np.uint8)
 
-    def check(self, number, y, validation, inside):
+    def check(self, number: int, y: Array, validation: Array, inside: Array) -> None:
         super().check(number, y, validation, inside)
         step = VALIDATION_STEP + number
         validation[...] = self.mask.draw(self.shape, self.seed, step, step, like=y)
@@ -352,7 +383,7 @@ class ImageSet(Patches):
 SAMPLE = (64, 512, 512)  # pixels along (Z, Y, X) of an image that stands for the set
 
 
-def held_out(count, share, seed):
+def held_out(count: int, share: float, seed: int) -> set[int]:
     """The images that are held out: `share` of `count`, at least one where there is any share."""
     if not share:
         return set()

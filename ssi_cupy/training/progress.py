@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Mapping
+from typing import Any, Self
 
 
 class Progress:
@@ -22,11 +24,11 @@ class Progress:
         Where the training runs.
     """
 
-    def __init__(self, steps, done=0, show=True, device="cpu"):
+    def __init__(self, steps: int, done: int = 0, show: bool = True, device: str = "cpu") -> None:
         self.interrupted, self._device = False, device
         self._steps, self._done, self._show, self._bar = steps, done, show, None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._before = None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.getsignal(signal.SIGINT)
@@ -41,14 +43,14 @@ class Progress:
             )  # fmt: skip
         return self
 
-    def update(self, report):
+    def update(self, report: Mapping[str, Any]) -> None:
         """One more step is done."""
         if self._bar is not None:
             self._bar.set_description_str(f"training on {self._device}", refresh=False)
             self._bar.set_postfix_str(f"loss {report['loss']:.3g}", refresh=False)
             self._bar.update()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         if self._before is not None:

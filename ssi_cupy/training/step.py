@@ -10,12 +10,16 @@ each normalised by its own statistics.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from .. import symmetry
 from ..engine.backend import Numbers, empty, host, is_cupy, namespace, on_device, zeros
 from ..engine.checks import InputError, varying
 from ..engine.gpu.graph import Capture
+from ..engine.types import Array, Shape
 from ..masking import fill, keep_blind, within
 from ..noise import noise_of
 from ..ops.loss_terms import weighted_sum
@@ -58,7 +62,9 @@ class Training:
         symmetries=, seed=)``. Where the recipe has a patch, `patches.py` has the sources.
     """
 
-    def __init__(self, model, image, steps, source=WholeImage):
+    def __init__(
+        self, model: Any, image: Array | Images, steps: int, source: Callable[..., Any] = WholeImage
+    ) -> None:
         recipe = self.recipe = model.recipe
         self.model, self.steps, self.seed = model, steps, model.seed
         self.symmetries = [symmetry.IDENTITY]
@@ -145,11 +151,11 @@ class Training:
         return {"reach": reach, "wrap": wraps(g), "symmetries": self.symmetries, "seed": self.seed}
 
     @property
-    def done(self):
+    def done(self) -> int:
         """The number of steps that are done."""
         return len(self.history)
 
-    def step(self):
+    def step(self) -> dict[str, Any]:
         """(image → masking → unet → physics → losses → tape.backward) × accumulate → optim."""
         recipe, step = self.recipe, self.done
         lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
@@ -312,12 +318,12 @@ class Training:
                 self.best["parameters"][...] = parameters
                 self.best["statistics"][...] = self.statistics
 
-    def exhausted(self):
+    def exhausted(self) -> bool:
         """Whether the validation loss has not got better for the recipe's patience."""
         patience = self.recipe.patience * (self.recipe.epoch if self.source.checks else 1)
         return bool(patience) and self.done - self.best["step"] > patience
 
-    def finish(self):
+    def finish(self) -> None:
         """Hand the parameters over to the model."""
         model = self.model
         if self.source.checks and self.done % self.recipe.epoch:
@@ -346,7 +352,7 @@ class Training:
             mean[middle : place.stop] += spread[place.start : middle]
         return mean
 
-    def close(self):
+    def close(self) -> None:
         """Give back what the GPU holds for the next step. There can be none after it."""
         self.capture.close()
 
@@ -361,11 +367,11 @@ def _is_ours(g):
     return True
 
 
-def with_margin(y, margin):
+def with_margin(y: Any, margin: Shape) -> Any:
     """`y` (N, C, Z, Y, X) with a mirrored margin of that many pixels around it."""
     return pad(y, widths=[(m, m) for m in margin], mode="mirror") if any(margin) else y
 
 
-def without_margin(x, margin, shape):
+def without_margin(x: Any, margin: Shape, shape: Shape) -> Any:
     """The inverse of `with_margin`; `shape` is that of the (Z, Y, X) inside."""
     return crop(x, start=margin, shape=shape) if any(margin) else x

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine.checks import InputError
+from ..engine.types import Array, Spacing
 from .image_sets import Images
 
 
-def units_of(y, normalise):
+def units_of(y: Array | Images, normalise: str) -> tuple[float, float]:
     """(offset, scale) such that (y − offset) / scale runs from about 0 to about 1; with
     "percentile" the background is at 0 in either polarity, so that an image and its negative are
     one; with "standardise", such that its mean is 0 and its standard deviation 1.
@@ -31,7 +32,7 @@ def units_of(y, normalise):
     return low, high - low
 
 
-def voxel(spacing, ndim):
+def voxel(spacing: Spacing | None, ndim: int) -> tuple[float, float, float] | None:
     """Pixel sizes along Z, Y and X, for one number or one for each of the `ndim` axes.
 
     None stays None. That of a Z which an image has not is the mean of the others.
@@ -49,7 +50,7 @@ def voxel(spacing, ndim):
     return (*[float(sizes.mean())] * (3 - ndim), *sizes.tolist())
 
 
-def relative(spacing):
+def relative(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
     """Pixel sizes in units of those across, in the plane."""
     z, y, x = spacing
     across = (y + x) / 2

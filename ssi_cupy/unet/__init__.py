@@ -8,8 +8,13 @@ by name (`layout.py`). A network is one operation on the tape, whichever it is:
 ``unet(x, parameters, net=net)``.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from ..engine.backend import zeros
 from ..engine.checks import InputError, positive_int
+from ..engine.types import Array
 from ..tape import op
 from .kobayashi import UNet
 from .layout import Network
@@ -18,13 +23,20 @@ from .residual import ResidualUNet
 
 NETWORKS = {network.__name__: network for network in (UNet, ResidualUNet, PlainUNet)}
 
-__all__ = ["NETWORKS", "Network", "parameter", "unet", *NETWORKS]
+__all__ = ["NETWORKS", "Network", "PlainUNet", "ResidualUNet", "UNet", "parameter", "unet"]
 
 
 def unet_forward(
-    x, parameters, *, net, statistics=None, batch_statistics=None, branches=1,
-    input_gradient=True, keep=True,
-):  # fmt: skip
+    x: Array,
+    parameters: Array,
+    *,
+    net: Network,
+    statistics: Array | None = None,
+    batch_statistics: Array | None = None,
+    branches: int = 1,
+    input_gradient: bool = True,
+    keep: bool = True,
+) -> tuple[Array, Any]:
     """f(x).
 
     Parameters
@@ -71,7 +83,7 @@ def unet_forward(
     return y, (net, saved)
 
 
-def unet_backward(gy, saved):
+def unet_backward(gy: Array, saved: Any) -> tuple[Array | None, Array]:
     """(gx, gradient by the parameters); gx is None without `input_gradient`.
 
     It frees what the forward saved as it goes, so there is one for each forward.
@@ -83,13 +95,13 @@ def unet_backward(gy, saved):
 unet = op(unet_forward, unet_backward)
 
 
-def parameter_forward(parameters, *, net, name):
+def parameter_forward(parameters: Array, *, net: Network, name: str) -> tuple[Array, Any]:
     """One parameter out of the flat vector, in its shape: `net.views(parameters)[name]`."""
     place, shape = net.layout[name]
     return parameters[place].reshape(shape), (parameters, place)
 
 
-def parameter_backward(gw, saved):
+def parameter_backward(gw: Array, saved: Any) -> Array:
     """The flat gradient: gw at its place, 0 elsewhere."""
     parameters, place = saved
     gradient = zeros(parameters.shape, parameters.dtype, like=parameters)

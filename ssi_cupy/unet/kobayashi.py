@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..engine.backend import empty
+from ..engine.types import Array, Shape
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.upsample import upsample_concat_backward, upsample_concat_forward
-from .layout import EPSILON, Network, stacked
+from .layout import EPSILON, Network, Window, stacked
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class UNet(Network):
     aspect: float = 1.0
 
     @cached_property
-    def units(self):
+    def units(self) -> dict[str, tuple[int, int, Window]]:
         """name → (inputs, outputs, kernel) of each convolution, in the order in which they run."""
         units, width = {}, self.inputs
         last = len(self.widths) - 1
@@ -74,7 +76,7 @@ class UNet(Network):
         return units
 
     @cached_property
-    def path(self):
+    def path(self) -> list[tuple[str, Window]]:
         last = len(self.widths) - 1
         path = []
         for level in range(last + 1):
@@ -86,7 +88,7 @@ class UNet(Network):
         return path
 
     @cached_property
-    def footprint(self):
+    def footprint(self) -> float:
         """On each level what is pooled into it, the two maps of a block, and what is concatenated.
 
         The decoder's block has the memory of the encoder's, where its maps are as wide.
@@ -104,12 +106,12 @@ class UNet(Network):
         return total + self.outputs
 
     @property
-    def last_kernel(self):
+    def last_kernel(self) -> str:
         """The name of the last convolution that looks at neighbours: the head does not."""
         return "up0.narrow.weight" if len(self.widths) > 1 else "down0.narrow.weight"
 
     @cached_property
-    def shapes(self):
+    def shapes(self) -> dict[str, Shape]:
         """name → shape of each parameter."""
         shapes = {}
         for unit, (inputs, outputs, kernel) in self.units.items():
@@ -119,11 +121,11 @@ class UNet(Network):
         return shapes
 
     @cached_property
-    def norms(self):
+    def norms(self) -> dict[str, int]:
         """unit → channels of its batch norm."""
         return {unit: outputs for unit, (_, outputs, _) in self.units.items() if unit != "head"}
 
-    def start(self, name):
+    def start(self, name: str) -> tuple[str, float]:
         """Uniform in ±1/√(fan-in) for weights and biases, 1 and 0 for γ and β."""
         unit, kind = name.rsplit(".", 1)
         if kind in ("gamma", "beta"):
@@ -131,7 +133,16 @@ class UNet(Network):
         inputs, _, kernel = self.units[unit]
         return "uniform", inputs * int(np.prod(kernel))
 
-    def forward(self, x, parameters, statistics, batch_statistics, branches, input_gradient, keep):
+    def forward(
+        self,
+        x: Array,
+        parameters: Array,
+        statistics: Array | None,
+        batch_statistics: Array | None,
+        branches: int,
+        input_gradient: bool,
+        keep: bool,
+    ) -> tuple[Array, Any]:
         """Branch after branch: see `_forward`.
 
         Nothing but the weights is shared between branches, so this is the batch at once, and on
@@ -145,7 +156,7 @@ class UNet(Network):
         ys, stacks = zip(*found, strict=True)
         return stacked(ys), (parameters, stacks, input_gradient)
 
-    def backward(self, gy, saved):
+    def backward(self, gy: Array, saved: Any) -> tuple[Array | None, Array]:
         """(gx, gradient by the parameters), the branches' gradients by the parameters added."""
         parameters, stacks, input_gradient = saved
         n = len(gy) // len(stacks)

@@ -6,13 +6,18 @@ A network is a frozen dataclass that says which parameters and which batch norms
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from .. import random
 from ..engine.backend import empty, zeros
 from ..engine.checks import InputError, choice, positive_int
+from ..engine.types import Array, DTypeLike, Shape
+
+Window: TypeAlias = tuple[int, int, int]  # or a kernel's widths: along Z, Y and X
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
 
@@ -52,7 +57,33 @@ class Network:
     `batch_statistics` a (branches, `statistics_size`) array or None.
     """
 
-    def kernel(self, width, level=0):
+    ndim: int
+    inputs: int
+    outputs: int
+    momentum: float
+    aspect: float
+    windows: Sequence[Window] | None
+
+    if TYPE_CHECKING:  # fields of one network, properties of another
+
+        @property
+        def shapes(self) -> dict[str, Shape]: ...
+        @property
+        def norms(self) -> dict[str, int]: ...
+        @property
+        def last_kernel(self) -> str: ...
+        @property
+        def widths(self) -> tuple[int, ...]: ...
+        @property
+        def path(self) -> list[tuple[str, Window]]: ...
+        @property
+        def footprint(self) -> float: ...
+
+        def start(self, name: str) -> tuple[str, float]: ...
+        def forward(self, x: Array, parameters: Array, *settings: Any) -> tuple[Array, Any]: ...
+        def backward(self, gy: Array, saved: Any) -> tuple[Array | None, Array]: ...
+
+    def kernel(self, width: int, level: int = 0) -> Window:
         """A kernel `width` wide in Y and X, and about as far in Z, if 3-D: the higher the voxels
         of a level are, the fewer taps that takes."""
         if self.ndim == 2:
@@ -63,18 +94,18 @@ class Network:
         return (depth, width, width)
 
     @cached_property
-    def pooling(self):
+    def pooling(self) -> Sequence[Window]:
         """The factors along Z, Y and X between the levels, full resolution first."""
         default = (2 if self.ndim == 3 else 1, 2, 2)
         return self.windows or (default,) * (len(self.widths) - 1)
 
     @cached_property
-    def smallest(self):
+    def smallest(self) -> Shape:
         """The least (Z, Y, X) that makes a whole pixel on the lowest level."""
         return tuple(int(n) for n in np.prod(((1, 1, 1), *self.pooling), axis=0, dtype=int))
 
     @cached_property
-    def reach(self):
+    def reach(self) -> Shape:
         """How far along Z, Y and X an input pixel can change the output, pixels: what lies further
         away from an output pixel is nothing to it."""
         return tuple(
@@ -82,7 +113,7 @@ class Network:
         )
 
     @cached_property
-    def layout(self):
+    def layout(self) -> dict[str, tuple[slice, Shape]]:
         """name → (slice of the flat vector, shape) of each parameter."""
         layout, at = {}, 0
         for name, shape in self.shapes.items():
@@ -92,12 +123,12 @@ class Network:
         return layout
 
     @cached_property
-    def size(self):
+    def size(self) -> int:
         """The number of parameters."""
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     @cached_property
-    def statistics_layout(self):
+    def statistics_layout(self) -> dict[str, slice]:
         """norm → slice of the flat vector of means and variances, the means first."""
         layout, at = {}, 0
         for name, channels in self.norms.items():
@@ -106,15 +137,17 @@ class Network:
         return layout
 
     @cached_property
-    def statistics_size(self):
+    def statistics_size(self) -> int:
         """The number of means and variances."""
         return 2 * sum(self.norms.values())
 
-    def views(self, vector):
+    def views(self, vector: Array) -> dict[str, Array]:
         """name → view of `vector` (`size`,) in the parameter's shape."""
         return {name: vector[s].reshape(shape) for name, (s, shape) in self.layout.items()}
 
-    def initial_parameters(self, seed, dtype=np.float32, like=None):
+    def initial_parameters(
+        self, seed: int, dtype: DTypeLike = np.float32, like: Array | None = None
+    ) -> Array:
         """The parameters before training, (`size`,), each by the law that `start` names.
 
         ``("uniform", n)``: between ±1/√n. ``("normal", σ)``: of mean 0 and standard deviation σ.
@@ -137,18 +170,18 @@ class Network:
                 vector[place] = numbers * value
         return vector
 
-    def initial_statistics(self, dtype=np.float32, like=None):
+    def initial_statistics(self, dtype: DTypeLike = np.float32, like: Array | None = None) -> Array:
         """Means of 0 and variances of 1."""
         vector = zeros(self.statistics_size, dtype, like)
         for place in self.statistics_layout.values():
             vector[(place.start + place.stop) // 2 : place.stop] = 1
         return vector
 
-    def momentum_of(self, norm):
+    def momentum_of(self, norm: str) -> float:
         """The momentum of one batch norm."""
         return self.momentum
 
-    def momenta(self, dtype=np.float32, like=None):
+    def momenta(self, dtype: DTypeLike = np.float32, like: Array | None = None) -> Array:
         """The momentum of each mean and variance, m in: running += m · (batch − running)."""
         vector = empty(self.statistics_size, dtype, like)
         for norm, place in self.statistics_layout.items():
@@ -163,7 +196,16 @@ class Stepped(Network):
     full resolution, and ``joining`` is "add" or "concat".
     """
 
-    def __post_init__(self):
+    depth: int
+
+    if TYPE_CHECKING:
+
+        @property
+        def base(self) -> int: ...
+        @property
+        def joining(self) -> str: ...
+
+    def __post_init__(self) -> None:
         choice(self.ndim, "ndim", (2, 3))
         choice(self.joining, "skip", ("add", "concat"))
         for name in ("inputs", "outputs", "depth", "base"):
@@ -174,11 +216,11 @@ class Stepped(Network):
             raise InputError("windows", f"{self.depth - 1} × (Z, Y, X)", self.windows)
 
     @cached_property
-    def widths(self):
+    def widths(self) -> tuple[int, ...]:
         """Channels on each level."""
         return tuple(self.base * 2**level for level in range(self.depth))
 
-    def step(self, kind, level):
+    def step(self, kind: str, level: int) -> dict[str, Shape]:
         """The parameters of a convolution that steps to the level below `level`, or up from it."""
         high, low = self.widths[level : level + 2]
         name, outputs = f"{kind}{level}", low if kind == "shrink" else high
@@ -187,7 +229,7 @@ class Stepped(Network):
         return {f"{name}.weight": weight, f"{name}.bias": (outputs,)}
 
     @cached_property
-    def path(self):
+    def path(self) -> list[tuple[str, Window]]:
         first = "first.weight" in self.shapes  # a convolution before all units
         path = [("conv", self.kernel(3))] if first else []
         for level in range(self.depth):
@@ -216,7 +258,7 @@ def _reach(path):
     return furthest
 
 
-def stacked(parts):
+def stacked(parts: Sequence[Array]) -> Array:
     """Arrays (n, …) of one shape as one (len(parts) · n, …), the only one itself."""
     if len(parts) == 1:
         return parts[0]

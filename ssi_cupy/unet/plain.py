@@ -14,15 +14,17 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ..engine.backend import empty, placed
+from ..engine.types import Array, Shape
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.pointwise import relu_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.strided import join_backward, join_forward
-from .layout import Stepped
+from .layout import Stepped, Window
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,24 @@ class PlainUNet(Stepped):
     outputs: int = 1
     depth: int = 3
     width: int = 64
-    skip: str = "add"
+    skip: Literal["add", "concat"] = "add"
     windows: tuple[tuple[int, int, int], ...] | None = None
     gain: float = 10.0
     aspect: float = 1.0
 
     momentum = 0.0  # there is no norm
-    norms = {}
+    norms: ClassVar[dict[str, int]] = {}
 
     @property
-    def base(self):
+    def base(self) -> int:
         return self.width
 
     @property
-    def joining(self):
+    def joining(self) -> str:
         return self.skip
 
     @cached_property
-    def units(self):
+    def units(self) -> dict[str, tuple[int, int, Window]]:
         """name → (inputs, outputs, kernel) of each convolution but the head and the steps."""
         units, width = {}, self.inputs
         for level, out in enumerate(self.widths):
@@ -88,7 +90,7 @@ class PlainUNet(Stepped):
         return units | {"head": (self.base, self.outputs, (1, 1, 1))}
 
     @cached_property
-    def shapes(self):
+    def shapes(self) -> dict[str, Shape]:
         """name → shape of each parameter."""
         shapes = {}
         for unit, (inputs, outputs, kernel) in self.units.items():
@@ -98,12 +100,12 @@ class PlainUNet(Stepped):
         return shapes
 
     @property
-    def last_kernel(self):
+    def last_kernel(self) -> str:
         """The name of the last convolution that looks at neighbours: the head does not."""
         return ("up0" if self.depth > 1 else "down0") + ".conv2.weight"
 
     @cached_property
-    def footprint(self):
+    def footprint(self) -> float:
         """On each level what is pooled, and two maps: of a pair of convolutions, or the encoder's
         and what is to join it; with their sum a third one, and stacked they are two more."""
         total, share = 0.0, 1.0
@@ -116,7 +118,7 @@ class PlainUNet(Stepped):
                 total += share * self.units[f"up{level}.conv1"][0]
         return total + self.outputs
 
-    def start(self, name):
+    def start(self, name: str) -> tuple[str, float]:
         """Normal by Glorot and Bengio (2010), σ² = 2 / (fan-in + fan-out), for convolutions.
 
         Their biases are 0. The transposed convolutions, which the original code leaves alone,
@@ -131,7 +133,16 @@ class PlainUNet(Stepped):
             return "constant", 0.0
         return "normal", float(np.sqrt(2 / ((inputs + outputs) * taps)))
 
-    def forward(self, x, parameters, statistics, batch_statistics, branches, input_gradient, keep):
+    def forward(
+        self,
+        x: Array,
+        parameters: Array,
+        statistics: Array | None,
+        batch_statistics: Array | None,
+        branches: int,
+        input_gradient: bool,
+        keep: bool,
+    ) -> tuple[Array, Any]:
         walk = _Forward(self, self.views(parameters), keep)
         z, affine, skips = x, None, []
         for level in range(self.depth):
@@ -144,7 +155,7 @@ class PlainUNet(Stepped):
             z = walk.block(f"up{level}", z, None)
         return walk.head(z), (parameters, walk.saved, input_gradient)
 
-    def backward(self, gy, saved):
+    def backward(self, gy: Array, saved: Any) -> tuple[Array | None, Array]:
         parameters, stack, input_gradient = saved
         gradient = empty(parameters.shape, parameters.dtype, like=parameters)
         back = _Backward(self, self.views(parameters), self.views(gradient), stack)

@@ -24,15 +24,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
 from ..engine.backend import empty
+from ..engine.types import Array, Shape
 from ..ops.add import add_forward
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward, normalised
 from ..ops.strided import join_backward, join_forward, strided_conv_backward, strided_conv_forward
-from .layout import EPSILON, Stepped
+from .layout import EPSILON, Stepped, Window
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,21 @@ class ResidualUNet(Stepped):
     outputs: int = 1
     depth: int = 3
     width: int | None = None
-    skip: str | None = None
+    skip: Literal["add", "concat"] | None = None
     windows: tuple[tuple[int, int, int], ...] | None = None
     momentum: float = 0.003
     aspect: float = 1.0
 
     @property
-    def base(self):
+    def base(self) -> int:
         return (96 if self.ndim == 2 else 48) if self.width is None else self.width
 
     @property
-    def joining(self):
+    def joining(self) -> str:
         return ("concat" if self.ndim == 2 else "add") if self.skip is None else self.skip
 
     @cached_property
-    def units(self):
+    def units(self) -> dict[str, tuple[int, int, Window]]:
         """name → (inputs, outputs, kernel) of each residual unit."""
         units = {}
         for level, width in enumerate(self.widths):
@@ -92,7 +94,7 @@ class ResidualUNet(Stepped):
         return units
 
     @cached_property
-    def norms(self):
+    def norms(self) -> dict[str, int]:
         """norm → channels."""
         norms = {}
         for unit, (inputs, outputs, _) in self.units.items():
@@ -100,7 +102,7 @@ class ResidualUNet(Stepped):
         return norms | {"head.norm": self.base}
 
     @cached_property
-    def shapes(self):
+    def shapes(self) -> dict[str, Shape]:
         """name → shape of each parameter."""
         shapes = {"first.weight": (self.base, self.inputs, *self.kernel(3))}
         for unit, (inputs, outputs, kernel) in self.units.items():
@@ -119,12 +121,12 @@ class ResidualUNet(Stepped):
         return shapes | _norm("head.norm", self.base) | head
 
     @property
-    def last_kernel(self):
+    def last_kernel(self) -> str:
         """The name of the last convolution that looks at neighbours: the head does not."""
         return ("up0" if self.depth > 1 else "down0") + ".conv2.weight"
 
     @cached_property
-    def footprint(self):
+    def footprint(self) -> float:
         """On each level three maps: of a unit, what comes to it and what its convolutions write.
 
         Where maps are stacked, these come on top: what comes to the unit is twice as wide then.
@@ -136,10 +138,10 @@ class ResidualUNet(Stepped):
             total += share * (3 * width + stacked)
         return total + self.outputs
 
-    def momentum_of(self, norm):
+    def momentum_of(self, norm: str) -> float:
         return self.momentum if norm.endswith("norm1") else 0.1
 
-    def start(self, name):
+    def start(self, name: str) -> tuple[str, float]:
         """PyTorch's: uniform in ±1/√(fan-in), 1 and 0 for γ and β.
 
         What it takes for the fan-in of a transposed convolution is its outputs × its kernel.
@@ -149,7 +151,16 @@ class ResidualUNet(Stepped):
             return "constant", float(kind == "gamma")
         return "uniform", int(np.prod(self.shapes[f"{unit}.weight"][1:]))
 
-    def forward(self, x, parameters, statistics, batch_statistics, branches, input_gradient, keep):
+    def forward(
+        self,
+        x: Array,
+        parameters: Array,
+        statistics: Array | None,
+        batch_statistics: Array | None,
+        branches: int,
+        input_gradient: bool,
+        keep: bool,
+    ) -> tuple[Array, Any]:
         walk = _Forward(self, self.views(parameters), statistics, batch_statistics, branches, keep)
         r, skips = walk.first(x), []
         for level in range(self.depth):
@@ -162,7 +173,7 @@ class ResidualUNet(Stepped):
             r = walk.unit(f"up{level}", r)
         return walk.head(r), (parameters, walk.saved, input_gradient)
 
-    def backward(self, gy, saved):
+    def backward(self, gy: Array, saved: Any) -> tuple[Array | None, Array]:
         parameters, stack, input_gradient = saved
         gradient = empty(parameters.shape, parameters.dtype, like=parameters)
         back = _Backward(self.views(parameters), self.views(gradient), stack)

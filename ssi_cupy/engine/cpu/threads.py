@@ -10,24 +10,27 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..checks import positive_int
+from ..types import Array
 from .parallel_for import WORDS, compiled_serve, compiled_share
 
 _local = threading.local()
 
 
-def aligned(size, alignment=64):
+def aligned(size: int, alignment: int = 64) -> Array:
     """`size` bytes that start on a cache line, with one line of slack behind them."""
     raw = np.empty(size + 2 * alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + size]
 
 
-def processors(limit=Path("/sys/fs/cgroup/cpu.max")):
+def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """How many processors this process may use; a container's `limit` may be less than it sees."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -78,7 +81,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
 
 
-def parallel_for(launch, n, grain, scratch, args):
+def parallel_for(
+    launch: Callable[..., Any], n: int, grain: int, scratch: tuple[int, Any], args: tuple[Any, ...]
+) -> None:
     """A loop over n items by as many threads as have `grain` items.
 
     `launch` is the loop's (`parallel_for.launcher`); `scratch` the (size, dtype) of memory that
@@ -107,11 +112,11 @@ def _scratch(workers, size, dtype):
     return buffer[: workers * size].reshape(workers, size)
 
 
-def num_threads():
+def num_threads() -> int:
     """The number of threads that CPU loops are split over."""
     return _threads.number
 
 
-def set_num_threads(number):
+def set_num_threads(number: int) -> None:
     """Split CPU loops over `number` threads. Results do not depend on it, bit for bit."""
     _threads.number = positive_int(number, "number")
