@@ -15,7 +15,7 @@ import numpy as np
 
 from . import symmetry
 from .engine.backend import Pool, enough_memory, host, resolve_device
-from .engine.checks import InputError, positive_int, real_array
+from .engine.checks import InputError, flag, positive_int, real_array
 from .engine.precision import Precision
 from .files import model_file
 from .files.atomic import check_writable
@@ -72,7 +72,7 @@ class SelfSupervisedInverse:
         self.physics = check(physics)
         self.recipe = get(recipe)
         self.precision = Precision(precision).name
-        self.graph = bool(graph)
+        self.graph = flag(graph, "graph")
         self.seed = seed_from(rng)
         self._device, self.device = device, resolve_device(device)
         self.net = self.parameters = self.statistics = self.units = None

@@ -16,7 +16,7 @@ import itertools
 import numpy as np
 
 from .engine.backend import contiguous
-from .engine.checks import InputError
+from .engine.checks import InputError, told
 
 IDENTITY = (False, ())
 
@@ -67,15 +67,15 @@ def undo(image, symmetry):
 
 
 def check(symmetries, argument="augment"):
-    """`symmetries` if it is True, False or a sequence of symmetries, else an `InputError`."""
+    """True or False as it is, some symmetries as a tuple; anything else is an `InputError`."""
     if isinstance(symmetries, bool):
         return symmetries
     known = every(3)
-    if (
-        not isinstance(symmetries, (list, tuple))
-        or not symmetries
-        or any(t not in known for t in symmetries)
-    ):
+    try:
+        found = tuple((bool(swap), tuple(map(int, flips))) for swap, flips in symmetries)
+    except (TypeError, ValueError, OverflowError):
+        found = ()
+    if not found or any(s not in known for s in found):
         expected = "True, False or some of (exchange, flips), as (True, (3,))"
-        raise InputError(argument, expected, repr(symmetries))
-    return symmetries
+        raise InputError(argument, expected, told(symmetries))
+    return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
 
-from ..engine.checks import FileError, InputError, choice
+from ..engine.checks import FileError, InputError, OutOfMemory, choice, path_like
 from ..files import tiff
-from ..files.atomic import check_writable
+from ..files.atomic import check_writable, same_file
 from ..training.image_sets import find, letters_of
 
 RESULTS = ("denoised", "restored")
@@ -45,6 +46,7 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
         If nothing can be read or written at all.
     """
     choice(result, "result", RESULTS)
+    path_like(output, "output")
     written = []
     for path, target in _targets(where, Path(output)):
         try:
@@ -52,7 +54,7 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
             # of float32, whole or not at all; nothing is left of a file that fails
             restored = restore(model, image, result, axes)
             tiff.write(target, restored, _letters(image, axes), like=image, argument="output")
-        except InputError as error:
+        except (InputError, OutOfMemory) as error:
             if bad is None:
                 raise
             bad(path, error)
@@ -93,10 +95,10 @@ def _letters(image, axes):
 
 def _targets(where, output):
     """(image, where its result goes) of all images; an `InputError` where that cannot be."""
-    single = Path(where).is_file()
+    single = os.path.isfile(path_like(where, "image"))
     paths = find(where, "image")
     if single and not output.is_dir():
-        if output.exists() and output.samefile(where):
+        if same_file(output, where):
             raise FileError("output", "another file than the image", repr(str(output)))
         check_writable(output, "output")
         return [(Path(where), output)]
@@ -109,7 +111,7 @@ def _targets(where, output):
     targets = {}
     for path in paths:
         target = output / f"{path.stem}.tif"
-        if target.exists() and target.samefile(path):
+        if same_file(target, path):
             raise FileError("output", "another folder than that of the images", repr(str(output)))
         if target in targets:
             got = f"{targets[target].name} and {path.name}"

@@ -8,10 +8,11 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from ..engine.checks import FileError, InputError, choice
+from ..engine.checks import FileError, InputError, OutOfMemory, choice
 
 PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
@@ -42,9 +43,11 @@ def main(argv=None):
     except InputError as error:
         name = TYPED.get(error.argument, error.argument)
         return _say(f"error: {name}: expected {error.expected}, got {error.got}", 2)
+    except OutOfMemory as error:
+        return _say(f"error: {error}", 2)
     except KeyboardInterrupt:
         checkpoint = getattr(args, "checkpoint", None)
-        if checkpoint and Path(checkpoint).exists():
+        if checkpoint and os.path.exists(checkpoint):
             return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
         return _say("interrupted; nothing was written", 130)
 
@@ -188,7 +191,7 @@ def _apply(args):
     model = SelfSupervisedInverse.load(args.model, device=args.device, precision=args.precision)
     if Path(args.output).resolve() == Path(args.model).resolve():
         raise FileError("output", "another file than MODEL", repr(args.output))
-    bad, single = [], Path(args.image).is_file()
+    bad, single = [], os.path.isfile(args.image)
 
     def report(path, error):
         bad.append(path)
@@ -204,7 +207,8 @@ def _apply(args):
 def _complain(error, path=None):
     """Say what is wrong with one file, and go on."""
     where = path or TYPED.get(error.argument, error.argument)
-    _say(f"left out: {where}: expected {error.expected}, got {error.got}", 1)
+    said = getattr(error, "expected", None) and f"expected {error.expected}, got {error.got}"
+    _say(f"left out: {where}: {said or error}", 1)
 
 
 def _psf(args):
@@ -234,20 +238,20 @@ def _doctor(args):
 
 
 def _check_outputs(inputs, outputs):
-    from ..files.atomic import check_writable
+    from ..files.atomic import check_writable, same_file
 
-    taken = {}
+    taken = []
     for name, paths in inputs.items():
-        paths = paths if isinstance(paths, list) else [paths]
-        taken |= {Path(path).resolve(): name for path in paths if path is not None}
+        taken += [(path, name) for path in (paths if isinstance(paths, list) else [paths]) if path]
     for name, path in outputs.items():
         if path is None:
             continue
         check_writable(path, name)
-        # Going on from a checkpoint and keeping it up to date in the same file is fine.
-        other = taken.setdefault(Path(path).resolve(), name)
-        if other != name and (other, name) != ("--resume", "--checkpoint"):
-            raise FileError(name, f"another file than {other}", repr(str(path)))
+        for used, other in taken:
+            # Going on from a checkpoint and keeping it up to date in the same file is fine.
+            if same_file(used, path) and (other, name) != ("--resume", "--checkpoint"):
+                raise FileError(name, f"another file than {other}", repr(str(path)))
+        taken.append((path, name))
 
 
 def _axes(axes, image, psf):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.backend import host, log
-from ..engine.checks import FileError, InputError, real_array
+from ..engine.checks import FileError, InputError, path_like, real_array
 from ..files import tiff
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
@@ -42,7 +42,12 @@ def find(where, argument="image"):
     -------
     list of Path, in the order of their names
     """
-    path = Path(where)
+    path = Path(path_like(where, argument))
+    try:
+        path.exists()
+    except OSError as error:  # a name that is too long
+        expected = "an existing TIFF file or folder"
+        raise FileError(argument, expected, f"{str(where)!r} ({error.strerror})") from None
     if path.is_dir():
         found = [p for p in sorted(path.iterdir()) if _is_tiff(p)]
         where = f"the folder {str(where)!r}"

@@ -12,12 +12,15 @@ import numpy as np
 
 from .. import random
 from ..engine.backend import empty, zeros
-from ..engine.checks import InputError, choice, positive_int
+from ..engine.checks import Checked, InputError, maybe, several, whole
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
+LEVELS = 16  # the most: one that is pooled further has no pixel left
+CHANNELS = whole(1, 2**20)
+WINDOWS = maybe(several(several(whole(1, 2**10), 3, 3), 0, LEVELS - 1))
 
 
-class Network:
+class Network(Checked):
     """A network: names and shapes, no numbers.
 
     A subclass has the fields ``ndim``, ``inputs``, ``outputs`` and these:
@@ -51,6 +54,11 @@ class Network:
     input_gradient, keep)`` and ``backward(gy, saved)``, the two passes (see `unet_forward`), with
     `batch_statistics` a (branches, `statistics_size`) array or None.
     """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.windows is not None and len(self.windows) != len(self.widths) - 1:
+            raise InputError("windows", f"{len(self.widths) - 1} × (Z, Y, X)", repr(self.windows))
 
     def kernel(self, width, level=0):
         """A kernel `width` wide in Y and X, and about as far in Z, if 3-D: the higher the voxels
@@ -162,16 +170,6 @@ class Stepped(Network):
     Of the fields they have ``depth`` (levels), ``skip`` and ``windows``; ``base`` is the width at
     full resolution, and ``joining`` is "add" or "concat".
     """
-
-    def __post_init__(self):
-        choice(self.ndim, "ndim", (2, 3))
-        choice(self.joining, "skip", ("add", "concat"))
-        for name in ("inputs", "outputs", "depth", "base"):
-            positive_int(getattr(self, name), "width" if name == "base" else name)
-        if self.windows is not None and (
-            len(self.windows) != self.depth - 1 or any(len(window) != 3 for window in self.windows)
-        ):
-            raise InputError("windows", f"{self.depth - 1} × (Z, Y, X)", self.windows)
 
     @cached_property
     def widths(self):
