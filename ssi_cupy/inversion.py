@@ -8,6 +8,7 @@ denoised one (Kobayashi et al. 2020; Goncharova et al. 2020).
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import time
 
@@ -29,7 +30,7 @@ from .training.progress import Progress
 from .training.step import Training
 
 CHECKPOINT_EVERY = 100  # steps
-OF_A_FIT = "device net parameters statistics units symmetries history".split()
+OF_A_FIT = "device net parameters statistics units symmetries history seconds".split()
 
 
 class SelfSupervisedInverse:
@@ -119,14 +120,11 @@ class SelfSupervisedInverse:
             raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
-        before = {name: getattr(self, name) for name in OF_A_FIT}
-        try:
-            self.device = resolve_device(self._device, image)
-            with enough_memory(self.device):
-                self._train(self._one_or_many(image), steps, callback, progress, checkpoint, resume)
-        except BaseException:  # no half of a model is left, whatever it was
-            vars(self).update(before)
-            raise
+        new = copy.copy(self)  # trained in place of this one, which others may be applying
+        new.device = resolve_device(self._device, image)
+        with enough_memory(new.device):
+            new._train(new._one_or_many(image), steps, callback, progress, checkpoint, resume)
+        vars(self).update({name: getattr(new, name) for name in OF_A_FIT})  # whole, or not at all
         return self
 
     def _train(self, image, steps, callback, progress, checkpoint, resume):
@@ -153,7 +151,7 @@ class SelfSupervisedInverse:
                     break
             training.finish()
         self.history = training.history
-        self.seconds["train"] = time.perf_counter() - start
+        self.seconds = self.seconds | {"train": time.perf_counter() - start}
 
     def _one_or_many(self, image):
         """An (N, C, Z, Y, X) array of one image, or `Images` of several."""
@@ -216,7 +214,7 @@ class SelfSupervisedInverse:
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
         start = time.perf_counter()
-        found = infer(self, image, *settings)
+        found = infer(copy.copy(self), image, *settings)  # a `fit` beside it changes nothing here
         self.seconds["infer"] = time.perf_counter() - start
         return found
 

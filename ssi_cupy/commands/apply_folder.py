@@ -12,6 +12,7 @@ from ..engine.checks import FileError, InputError, OutOfMemory, choice, path_lik
 from ..files import tiff
 from ..files.atomic import check_writable, same_file
 from ..training.image_sets import find, letters_of
+from ..training.progress import Interrupts
 
 RESULTS = ("denoised", "restored")
 
@@ -48,18 +49,21 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
     choice(result, "result", RESULTS)
     path_like(output, "output")
     written = []
-    for path, target in _targets(where, Path(output)):
-        try:
-            image = tiff.read(path, "image")
-            # of float32, whole or not at all; nothing is left of a file that fails
-            restored = restore(model, image, result, axes)
-            tiff.write(target, restored, _letters(image, axes), like=image, argument="output")
-        except (InputError, OutOfMemory) as error:
-            if bad is None:
-                raise
-            bad(path, error)
-        else:
-            written.append(target)
+    targets = _targets(where, Path(output))
+    with Interrupts() as interrupts:
+        for path, target in targets:
+            interrupts.check()
+            try:
+                image = tiff.read(path, "image")
+                # of float32, whole or not at all; nothing is left of a file that fails
+                restored = restore(model, image, result, axes)
+                tiff.write(target, restored, _letters(image, axes), like=image, argument="output")
+            except (InputError, OutOfMemory) as error:
+                if bad is None:
+                    raise
+                bad(path, error)
+            else:
+                written.append(target)
     return written
 
 

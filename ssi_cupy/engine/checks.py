@@ -18,7 +18,8 @@ class InputError(ValueError):
     """An argument cannot be used. The message names it, what was expected and what came."""
 
     def __init__(self, argument, expected, got):
-        super().__init__(f"{argument}: expected {expected}, got {got}")
+        # in one line, whatever came
+        super().__init__(" ".join(f"{argument}: expected {expected}, got {got}".split()))
         self.argument, self.expected, self.got = argument, expected, got
 
     def __reduce__(self):
@@ -40,7 +41,8 @@ class OutOfMemory(MemoryError):
     def __init__(self, device, needed, free):
         told = (
             f"memory: expected {_mib(needed)} on {device!r}, got {_mib(free)} that are free; "
-            "smaller images, patches or tiles need less"
+            "smaller images need less; in a training a smaller batch or patch (or crop) of the "
+            "recipe, in applying a network a smaller tile_size"
         )
         super().__init__(told)
         self.device, self.needed, self.free = device, needed, free

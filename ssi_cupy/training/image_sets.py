@@ -21,6 +21,7 @@ from ..files import tiff
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
 SAMPLE = 2**20  # pixels of all images that percentiles are taken of
+LARGEST = float(np.finfo(np.float32).max)
 ENDINGS = (".tif", ".tiff")
 
 
@@ -144,6 +145,9 @@ class _Image:
             low, high = min(low, float(y.min())), max(high, float(y.max()))
             if not np.isfinite(low + high + own):
                 raise InputError(self.name, "finite values", "NaN or infinite ones")
+            if max(abs(low), abs(high)) > LARGEST:
+                expected = f"values up to {LARGEST:.2g}, which float32 can hold"
+                raise InputError(self.name, expected, f"{low:g} to {high:g}")
             total, step = count + here, own - mean
             squares += float(np.square(y - own).sum()) + step**2 * count * here / total
             mean, count = mean + step * here / total, total
