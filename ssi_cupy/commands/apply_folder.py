@@ -12,12 +12,12 @@ from ..engine.checks import FileError, InputError, OutOfMemory, choice, path_lik
 from ..files import tiff
 from ..files.atomic import check_writable, same_file
 from ..training.image_sets import find, letters_of
-from ..training.progress import Interrupts
+from ..training.progress import Interrupts, counted
 
 RESULTS = ("denoised", "restored")
 
 
-def apply(model, where, output, *, result="denoised", axes=None, bad=None):
+def apply(model, where, output, *, result="denoised", axes=None, bad=None, progress=False):
     """Restore files by a trained model.
 
     Parameters
@@ -35,6 +35,8 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
     bad : callable, optional
         Called with (path, `InputError`) for each file that cannot be restored; the others are. By
         default the error is raised.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
     written = []
     targets = _targets(where, Path(output))
     with Interrupts() as interrupts:
-        for path, target in targets:
+        for path, target in counted(targets, "restoring", progress):
             interrupts.check()
             try:
                 image = tiff.read(path, "image")

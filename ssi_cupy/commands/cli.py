@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..engine.checks import FileError, InputError, OutOfMemory, choice
 
 PROGRAM = "ssi-cupy"
@@ -53,7 +55,7 @@ def main(argv=None):
 
 
 def _say(message, status):
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    tqdm.write(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
@@ -71,8 +73,7 @@ def _denoise(args):
     from ..restore import denoise
 
     if args.output is None:
-        source = Path(args.image)
-        args.output = source.with_name(f"{source.stem}_denoised.tif")
+        args.output = Path(args.image).with_name(f"{Path(args.image).stem}_denoised.tif")
     _restore(args, denoise, {"--output": args.output})
 
 
@@ -119,8 +120,8 @@ def _restore(args, function, outputs):
             tiff.write(path, results[option], axes, spacing, like=image, argument=option)
     if args.save_model is not None:
         result.model.save(args.save_model)
-    seconds = sum(result.seconds.values())
-    print(f"{args.output}: {result.steps} steps in {seconds:.0f} s on {result.device}")
+    seconds = f"{sum(result.seconds.values()):.0f} s"
+    print(f"{args.output}: {result.steps} steps in {seconds} on {result.device}")
 
 
 def _train(args):
@@ -145,20 +146,20 @@ def _train(args):
         bad.append(error)
         _complain(error)
 
-    found = image_sets.gather(where, args.axes, "IN", bad=report if len(where) > 1 else None)
+    options = {"bad": report if len(where) > 1 else None, "progress": args.progress}
+    found = image_sets.gather(where, args.axes, "IN", **options)
     if len(found) > 1 and not recipe.patch:
-        expected = f"a number of pixels, as recipe {recipe.name} has none, for many images"
-        raise InputError("patch", expected, "none")
+        raise InputError("patch", f"a number of pixels, as {recipe.name} has none", "none")
     physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
     options = {"rng": args.seed, "device": args.device, "precision": args.precision}
-    spacing = args.spacing or found.spacing
-    model = SelfSupervisedInverse(physics, recipe, spacing=spacing, **options)
+    options["spacing"] = args.spacing or found.spacing
+    model = SelfSupervisedInverse(physics, recipe, **options)
     model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
               resume=args.resume)  # fmt: skip
     model.save(args.output)
-    steps, seconds = len(model.history), model.seconds["train"]
     what = f"{len(found)} images" if len(found) > 1 else "one image (validated on some pixels)"
-    print(f"{args.output}: {steps} steps on {what} in {seconds:.0f} s on {model.device}")
+    done = f"{len(model.history)} steps on {what} in {model.seconds['train']:.0f} s"
+    print(f"{args.output}: {done} on {model.device}")
     return 1 if bad else 0
 
 
@@ -197,8 +198,8 @@ def _apply(args):
         bad.append(path)
         _complain(error, path)
 
-    options = {"result": args.result, "axes": args.axes, "bad": None if single else report}
-    written = apply_folder.apply(model, args.image, args.output, **options)
+    options = {"axes": args.axes, "bad": None if single else report, "progress": True}
+    written = apply_folder.apply(model, args.image, args.output, result=args.result, **options)
     what = "image" if len(written) == 1 else "images"
     print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
     return (1 if written else 2) if bad else 0
@@ -206,9 +207,8 @@ def _apply(args):
 
 def _complain(error, path=None):
     """Say what is wrong with one file, and go on."""
-    where = path or TYPED.get(error.argument, error.argument)
     said = getattr(error, "expected", None) and f"expected {error.expected}, got {error.got}"
-    _say(f"left out: {where}: {said or error}", 1)
+    _say(f"left out: {path or TYPED.get(error.argument, error.argument)}: {said or error}", 1)
 
 
 def _psf(args):

@@ -18,6 +18,7 @@ import numpy as np
 from ..engine.backend import host, log
 from ..engine.checks import FileError, InputError, path_like, real_array
 from ..files import tiff
+from .progress import counted
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
 SAMPLE = 2**20  # pixels of all images that percentiles are taken of
@@ -69,7 +70,7 @@ def _is_tiff(path):
     return path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
 
 
-def gather(what, axes=None, argument="image", bad=None):
+def gather(what, axes=None, argument="image", bad=None, progress=False):
     """The `Images` that an argument means.
 
     Parameters
@@ -85,6 +86,8 @@ def gather(what, axes=None, argument="image", bad=None):
     bad : callable, optional
         Called with the `InputError` of each file that cannot be used, which is then left out. By
         default it is raised.
+    progress : bool
+        Show a progress bar.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def gather(what, axes=None, argument="image", bad=None):
     elif hasattr(what, "ndim"):
         what = list(host(real_array(what, argument, ndim=5)))
     cache, found = _Cache(), []
-    for i, item in enumerate(what):
+    for i, item in enumerate(counted(what, "looking at", progress)):
         try:
             if isinstance(item, (str, os.PathLike)):
                 fresh = _of_file(item, axes, argument, cache)

@@ -6,6 +6,17 @@ import signal
 import threading
 
 
+def counted(files, what, show=True):
+    """`files`, with a bar that from the first second says what is done to how many of them."""
+    if not show or len(files) < 2:
+        yield from files
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(files, desc=what, unit="file", dynamic_ncols=True, leave=False) as bar:
+        yield from bar
+
+
 class Interrupts:
     """Ctrl-C as ever; and where what it raised was lost in a callback or a finaliser of some
     library, which report it and go on, the next `check` raises it again.
