@@ -177,7 +177,7 @@ def voxel_sizes(spacing):
 def _whole_net(values):
     """The fields of a network as `describe` wrote them, none left out but what once was not."""
     kind = NETWORKS[values.get("class", "UNet")]
-    missing = {f.name for f in dataclasses.fields(kind)} - set(values) - {"aspect"}
+    missing = {f.name for f in dataclasses.fields(kind)} - set(values) - {"aspect", "momentum"}
     if missing:
         raise ValueError(f"net: no {', '.join(sorted(missing))}")
     return values
