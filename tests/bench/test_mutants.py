@@ -30,6 +30,7 @@ def test_what_is_known_is_not_run_again(tmp_path, monkeypatch, capsys):
         return len(ran) != 2
 
     monkeypatch.setattr(mutants, "killed", killed)
+    monkeypatch.setattr(mutants, "pass_", lambda *_: True)
     command = ["--number", "5", "--only", "pool", "--out", str(tmp_path / "out.jsonl")]
     with pytest.raises(KeyboardInterrupt):
         mutants.main(command)
