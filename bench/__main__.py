@@ -26,6 +26,9 @@ BENCHES = {
         "kernels": "the CUDA kernels, compiled: registers, shared memory and spills of each",
         "gpu": "what only a GPU can tell: parity, sanitizers, steps, speed, tables",
     },
+    "trust": {
+        "mutants": "small faults put into the code: which of them do the tests notice?",
+    },
 }
 FOLDERS = {name: folder for folder, names in BENCHES.items() for name in names}
 FILES = {"gpu": "parts"}  # where the file is not called like the bench

@@ -48,9 +48,9 @@ def normalise(image: ArrayLike) -> Float32Array:
     InputError
         If `image` is empty, constant or holds NaN or infinite values.
     """
-    image = varying(real_array(image, "image"), "image").astype(np.float32)
+    image = varying(real_array(image, "image"), "image").astype(np.float64)
     low, high = image.min(), image.max()
-    return (image - low) / (high - low)
+    return ((image - low) / (high - low)).astype(np.float32)  # not before: an offset costs digits
 
 
 def blur(image: ArrayLike, psf: ArrayLike, mode: Mode = "constant") -> Float64Array:

@@ -8,6 +8,7 @@ denoised one (Kobayashi et al. 2020; Goncharova et al. 2020).
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import time
 from typing import Self
@@ -16,7 +17,7 @@ import numpy as np
 
 from . import symmetry
 from .engine.backend import Pool, enough_memory, host, resolve_device
-from .engine.checks import InputError, positive_int, real_array
+from .engine.checks import InputError, flag, positive_int, real_array
 from .engine.precision import Precision
 from .engine.types import (
     Array,
@@ -46,7 +47,9 @@ from .training.step import Training
 from .unet import Network
 
 CHECKPOINT_EVERY = 100  # steps
-OF_A_FIT = "device net parameters statistics units symmetries wiener_levels _inputs history".split()
+OF_A_FIT = (
+    "device net parameters statistics units symmetries wiener_levels _inputs history seconds"
+).split()
 
 
 class SelfSupervisedInverse:
@@ -104,7 +107,7 @@ class SelfSupervisedInverse:
         self.physics = check(physics)
         self.recipe = get(recipe)
         self.precision = Precision(precision).name
-        self.graph = bool(graph)
+        self.graph = flag(graph, "graph")
         self.seed = seed_from(rng)
         self._device, self.device = device, resolve_device(device)
         self.net = self.parameters = self.statistics = self.units = None
@@ -168,14 +171,11 @@ class SelfSupervisedInverse:
             raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
-        before = {name: getattr(self, name) for name in OF_A_FIT}
-        try:
-            self.device = resolve_device(self._device, image)
-            with enough_memory(self.device):
-                self._train(self._one_or_many(image), steps, callback, progress, checkpoint, resume)
-        except BaseException:  # no half of a model is left, whatever it was
-            vars(self).update(before)
-            raise
+        new = copy.copy(self)  # trained in place of this one, which others may be applying
+        new.device = resolve_device(self._device, image)
+        with enough_memory(new.device):
+            new._train(new._one_or_many(image), steps, callback, progress, checkpoint, resume)
+        vars(self).update({name: getattr(new, name) for name in OF_A_FIT})  # whole, or not at all
         return self
 
     def _train(self, image, steps, callback, progress, checkpoint, resume):
@@ -202,7 +202,7 @@ class SelfSupervisedInverse:
                     break
             training.finish()
         self.history = training.history
-        self.seconds["train"] = time.perf_counter() - start
+        self.seconds = self.seconds | {"train": time.perf_counter() - start}
 
     def _one_or_many(self, image):
         """An (N, C, Z, Y, X) array of one image, or `Images` of several."""
@@ -286,7 +286,7 @@ class SelfSupervisedInverse:
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
         start = time.perf_counter()
-        found = infer(self, image, *settings)
+        found = infer(copy.copy(self), image, *settings)  # a `fit` beside it changes nothing here
         self.seconds["infer"] = time.perf_counter() - start
         return found
 

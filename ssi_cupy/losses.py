@@ -13,10 +13,19 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from .engine.checks import InputError, choice, number
+from .engine.checks import (
+    Checked,
+    InputError,
+    checked,
+    flag,
+    limit,
+    one_of,
+    real,
+    several,
+)
 from .engine.types import Array
 from .ops import loss_terms
 from .ops.total_variation import total_variation
@@ -25,10 +34,11 @@ WEIGHTS = (
     "blind_spot", "reconstruction", "invariance", "invariance_blurred", "bound", "bound_blurred",
     "positivity", "tv",
 )  # fmt: skip
+WEIGHT = real(0)
 
 
 @dataclass(frozen=True)
-class Losses:
+class Losses(Checked):
     """The weights of the terms, and their settings. A term of weight 0 is not computed.
 
     The network f is applied to the target y with some pixels hidden: x_m = f(m(y)), its masked
@@ -69,31 +79,33 @@ class Losses:
         The distance of two pixels along Z, Y and X, for the total variation.
     """
 
-    blind_spot: float = 1.0
-    reconstruction: float = 0.0
-    invariance: float = 0.0
-    invariance_blurred: float = 0.0
-    kind: loss_terms.Kind = "l2"
-    delta: float = 0.15
-    normalise: Literal["pixels", "masked"] = "pixels"
-    bound: float = 0.1
-    bound_blurred: float = 0.0
-    bound_squared: bool = True
-    low: float = 0.0
-    high: float = 1.0
-    positivity: float = 0.0
-    zero: float = 0.0
-    scale: float = 1.0
-    tv: float = 0.0
-    tv_eps: float = 1e-3
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    blind_spot: float = checked(WEIGHT, 1.0)
+    reconstruction: float = checked(WEIGHT, 0.0)
+    invariance: float = checked(WEIGHT, 0.0)
+    invariance_blurred: float = checked(WEIGHT, 0.0)
+    kind: loss_terms.Kind = checked(one_of(*loss_terms.KINDS), "l2")
+    delta: float = checked(WEIGHT, 0.15)
+    normalise: Literal["pixels", "masked"] = checked(one_of("pixels", "masked"), "pixels")
+    bound: float = checked(WEIGHT, 0.1)
+    bound_blurred: float = checked(WEIGHT, 0.0)
+    bound_squared: bool = checked(flag, True)
+    low: float = checked(limit, 0.0)
+    high: float = checked(limit, 1.0)
+    positivity: float = checked(WEIGHT, 0.0)
+    zero: float = checked(real(), 0.0)
+    scale: float = checked(WEIGHT, 1.0)
+    tv: float = checked(WEIGHT, 0.0)
+    tv_eps: float = checked(WEIGHT, 1e-3)
+    spacing: tuple[float, float, float] = checked(
+        several(real(0, above=True), 3, 3), (1.0, 1.0, 1.0)
+    )
 
     def __post_init__(self) -> None:
-        choice(self.kind, "kind", loss_terms.KINDS)
-        choice(self.normalise, "normalise", ("pixels", "masked"))
-        for field in fields(self):
-            if field.type == "float" and field.name not in ("low", "high", "zero"):
-                number(getattr(self, field.name), field.name, low=0)
+        super().__post_init__()
+        if self.low > self.high:
+            raise InputError("high", f"at least low = {self.low:g}", f"{self.high:g}")
+        if self.positivity and not self.scale:
+            raise InputError("scale", "a number above 0, for positivity", "0")
         if not any(getattr(self, name) for name in WEIGHTS):
             raise InputError("blind_spot", "at least one term with a weight above 0", "none")
 

@@ -21,7 +21,17 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from .engine.backend import empty, in_memory, kernel, namespace, placed, zeros
-from .engine.checks import InputError, choice, number, positive_int
+from .engine.checks import (
+    Checked,
+    InputError,
+    checked,
+    choice,
+    flag,
+    maybe,
+    number,
+    positive_int,
+    real,
+)
 from .engine.gpu.launch import threads_per_item
 from .engine.types import Array, Shape
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
@@ -35,7 +45,7 @@ FILLS = ("zero", "gaussian", "neighbour", "local_mean")
 
 
 @dataclass(frozen=True)
-class RandomMask:
+class RandomMask(Checked):
     """Each pixel is hidden with the same probability, which changes during the training.
 
     Attributes
@@ -49,17 +59,11 @@ class RandomMask:
     per_channel : bool
     """
 
-    start: float = 0.5
-    end: float = 0.05
-    decay: float = 0.995
-    over: float | None = None
-    per_channel: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("start", "end", "decay"):
-            number(getattr(self, name), name, low=0, high=1)
-        if self.over is not None:
-            number(self.over, "over", low=0, high=1)
+    start: float = checked(real(0, 1), 0.5)
+    end: float = checked(real(0, 1), 0.05)
+    decay: float = checked(real(0, 1), 0.995)
+    over: float | None = checked(maybe(real(0, 1)), None)
+    per_channel: bool = checked(flag, False)
 
     def density(self, step: int, steps: int) -> float:
         """The probability at `step` (from 0) of `steps`."""
@@ -105,7 +109,7 @@ def random_mask_kernel(start, stop, mask, limit, step, stream, seed):
 
 
 @dataclass(frozen=True)
-class StratifiedMask:
+class StratifiedMask(Checked):
     """One random pixel in each box of a grid that covers the image [2]_.
 
     The boxes are squares, or cubes in 3-D, of the whole side that comes closest to `fraction`.
@@ -119,12 +123,8 @@ class StratifiedMask:
     per_channel : bool
     """
 
-    fraction: float = 1 / 32
-    per_channel: bool = False
-
-    def __post_init__(self) -> None:
-        if not number(self.fraction, "fraction", low=0, high=1):
-            raise InputError("fraction", "a number in (0, 1]", self.fraction)
+    fraction: float = checked(real(0, 1, above=True), 1 / 32)
+    per_channel: bool = checked(flag, False)
 
     def density(self, step: int, steps: int) -> float:
         """The fraction asked for. Sides are whole numbers, so the mask's own comes near it."""
@@ -241,7 +241,7 @@ def _mask_shape(shape, per_channel):
 
 
 @dataclass(frozen=True)
-class NoiseLevel:
+class NoiseLevel(Checked):
     """The noise added to the training image: ``start / (1 + decay · step / steps)``.
 
     Attributes
@@ -251,8 +251,8 @@ class NoiseLevel:
     decay : float
     """
 
-    start: float = 0.1
-    decay: float = 10_000.0
+    start: float = checked(real(0), 0.1)
+    decay: float = checked(real(0), 10_000.0)
 
     def level(self, step: int, steps: int) -> float:
         """The standard deviation at `step` (from 0) of `steps`."""

@@ -23,7 +23,17 @@ from typing import Any
 import numpy as np
 
 from .engine.backend import empty, in_memory, kernel, moved, zeros
-from .engine.checks import InputError, number, positive_int
+from .engine.checks import (
+    Checked,
+    InputError,
+    checked,
+    number,
+    positive_int,
+    real,
+    several,
+    told,
+    whole,
+)
 from .engine.gpu.launch import threads_per_item
 from .engine.types import Array, DTypeLike
 from .random import CHUNK, Stream, chunks, fill_normals, place
@@ -65,8 +75,10 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, l2: float = 0.0,
         l1: float = 0.0, noise: float = 0.0, seed: int = 0, like: Array | None = None,
     ) -> None:  # fmt: skip
-        self.lr, self.seed, self.steps = number(lr, "lr", low=0), seed, 0
-        self.betas = tuple(number(beta, "betas", low=0, high=1 - 1e-12) for beta in betas)
+        size, dtype = positive_int(size, "size"), _float(dtype)
+        self.lr, self.steps = number(lr, "lr", low=0), 0
+        self.seed = positive_int(seed, "seed", minimum=0, most=2**64 - 1)
+        self.betas = several(real(0, 1 - 1e-12), 2, 2)(betas, "betas")
         self.eps = number(eps, "eps", low=1e-30)  # above 0 in float32 too: it is a divisor
         named = {"l2": l2, "l1": l1, "noise": noise}
         self.l2, self.l1, self.noise = (number(value, n, low=0) for n, value in named.items())
@@ -168,6 +180,7 @@ class MovingAverage:
     def __init__(
         self, size: int, dtype: DTypeLike, *, decay: float = 0.99, like: Array | None = None
     ) -> None:
+        size, dtype = positive_int(size, "size"), _float(dtype)
         self.decay, self.steps = number(decay, "decay", low=0, high=1 - 1e-12), 0
         self.average = zeros(size, dtype, like)
 
@@ -224,6 +237,17 @@ def total_kernel(start, stop, vector, partial):
         partial[block] = found
 
 
+def _float(dtype):
+    """`dtype` if it is one that weights may have."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found not in (np.float32, np.float64):
+        raise InputError("dtype", "float32 or float64", told(dtype))
+    return found
+
+
 def _fits(vector, like, name):
     if vector.shape != like.shape or vector.dtype != like.dtype:
         expected = f"shape {like.shape} and dtype {like.dtype}"
@@ -234,7 +258,7 @@ def _fits(vector, like, name):
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Checked):
     """The base rate, always. The other schedules are this with another `lr`.
 
     A schedule is asked ``lr(base, step, steps, state)`` for the rate of `step` (from 0) of
@@ -271,12 +295,8 @@ class Plateau(Constant):
     The second of them is what early stopping waits for.
     """
 
-    factor: float = 0.9
-    patience: int = 150
-
-    def __post_init__(self) -> None:
-        number(self.factor, "factor", low=0, high=1)
-        positive_int(self.patience, "patience")
+    factor: float = checked(real(0, 1), 0.9)
+    patience: int = checked(whole(), 150)
 
     def start(self) -> Array:
         return np.array([np.inf, 0, 0, 0])
@@ -296,12 +316,8 @@ class Plateau(Constant):
 class StepDecay(Constant):
     """The rate is multiplied by `factor` after every `every` steps."""
 
-    every: int = 500
-    factor: float = 0.5
-
-    def __post_init__(self) -> None:
-        positive_int(self.every, "every")
-        number(self.factor, "factor", low=0)
+    every: int = checked(whole(), 500)
+    factor: float = checked(real(0), 0.5)
 
     def lr(self, base: float, step: int, steps: int, state: Array | None = None) -> float:
         return base * self.factor ** (step // self.every)
@@ -319,13 +335,9 @@ class OneCycle(Constant):
         The rate of the first and of the last step, as a share of the base rate.
     """
 
-    warmup: float = 0.3
-    first: float = 1 / 25
-    final: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name in ("warmup", "first", "final"):
-            number(getattr(self, name), name, low=0, high=1)
+    warmup: float = checked(real(0, 1), 0.3)
+    first: float = checked(real(0, 1), 1 / 25)
+    final: float = checked(real(0, 1), 1e-4)
 
     def lr(self, base: float, step: int, steps: int, state: Array | None = None) -> float:
         top, last = self.warmup * (steps - 1), steps - 1

@@ -354,11 +354,10 @@ def _sizes(shape):
 
 def _range(low, high):
     """Two bounds, `low` below `high`, either of them infinite if need be."""
-    low = low if low == -np.inf else checks.number(low, "low")
-    high = high if high == np.inf else checks.number(high, "high")
+    low, high = checks.limit(low, "low"), checks.limit(high, "high")
     if not low < high:
         raise InputError("high", f"a number above low = {low:g}", f"{high:g}")
-    return float(low), float(high)
+    return low, high
 
 
 _KINDS = {kind.__name__: kind for kind in (Identity, PSFConvolution, Clamp, SensorResponse)}
@@ -387,7 +386,7 @@ def from_dict(values: dict[str, Any]) -> Any:
     values = {k: v.item() if getattr(v, "ndim", None) == 0 else v for k, v in values.items()}
     kind = values.pop("class", None)
     if kind == "Composition":
-        length = checks.positive_int(values.pop("length", 0), "physics")
+        length = checks.positive_int(values.pop("length", 0), "physics", most=len(values))
         parts = [{} for _ in range(length)]
         for name, value in values.items():
             i, _, rest = name.partition(".")
@@ -395,6 +394,9 @@ def from_dict(values: dict[str, Any]) -> Any:
                 parts[int(i)][rest] = value
         return Composition(*map(from_dict, parts))
     try:
-        return _KINDS[kind](**values)
+        model = _KINDS[kind](**values)
+        if missing := set(model.settings()) - set(values):
+            raise TypeError(f"no {', '.join(sorted(missing))}")
+        return model
     except (KeyError, TypeError) as error:
         raise InputError("physics", "a model that to_dict wrote", f"{kind!r} ({error})") from None

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from . import symmetry
-from .engine.checks import InputError, choice, number, positive_int
+from .engine.checks import (
+    Checked,
+    InputError,
+    checked,
+    flag,
+    made_of,
+    maybe,
+    one_of,
+    real,
+    several,
+    text,
+    whole,
+)  # fmt: skip
 from .losses import Losses
 from .masking import FILLS, Fill, NoiseLevel, RandomMask, StratifiedMask
 from .optim import Constant, OneCycle, Plateau, StepDecay
@@ -23,17 +35,9 @@ __all__ = [
     "Recipe", "get", "names", "seed_from",
 ]  # fmt: skip
 
-KINDS = {  # of what a recipe is made of
-    "network": (Network,),
-    "mask": (RandomMask, StratifiedMask, type(None)),
-    "input_noise": (NoiseLevel, type(None)),
-    "losses": (Losses,),
-    "schedule": (Constant, Plateau, StepDecay, OneCycle),
-}
-
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """How a network is trained on an image, and applied to it.
 
     Intensities are in units of the normalised image: it runs from about 0 to about 1 or, with
@@ -123,64 +127,48 @@ class Recipe:
         Keep the parameters of the best validation loss in place of the last ones.
     """
 
-    name: str
-    network: UNet | ResidualUNet | PlainUNet = UNet()
-    steps: int = 3000
-    normalise: Literal["range", "percentile", "standardise"] = "range"
-    crop: int | None = None
-    patch: int | None = None
-    batch: int = 1
-    epoch: int = 10
-    mask: RandomMask | StratifiedMask | None = RandomMask()
-    fill: Fill = "zero"
-    fill_sigma: float = 0.2
-    validation_fill: Fill | None = None
-    input_noise: NoiseLevel | None = None
-    wiener: tuple[float, ...] = ()
-    refine: bool = False
-    margin: bool = False
-    augment: bool | tuple[symmetry.Symmetry, ...] = False
-    ensemble: bool = True
-    losses: Losses = Losses()
-    adaptive: bool = False
-    clamp: bool = False
-    broaden: bool = False
-    sensor: bool = False
-    lr: float = 0.01
-    schedule: Constant | Plateau | StepDecay | OneCycle = Constant()
-    l1: float = 0.0
-    l2: float = 0.0
-    continuity: float = 0.0
-    weight_noise: float = 0.0
-    average: float = 0.0
-    calibrate: bool = False
-    accumulate: int = 1
-    validation: float = 0.1
-    patience: int = 0
-    keep_best: bool = True
+    name: str = checked(text)
+    network: UNet | ResidualUNet | PlainUNet = checked(made_of(Network), UNet())
+    steps: int = checked(whole(), 3000)
+    normalise: Literal["range", "percentile", "standardise"] = checked(
+        one_of("range", "percentile", "standardise"), "range"
+    )
+    crop: int | None = checked(maybe(whole()), None)
+    patch: int | None = checked(maybe(whole()), None)
+    batch: int = checked(whole(), 1)
+    epoch: int = checked(whole(), 10)
+    mask: RandomMask | StratifiedMask | None = checked(
+        made_of(RandomMask, StratifiedMask, type(None)), RandomMask()
+    )
+    fill: Fill = checked(one_of(*FILLS), "zero")
+    fill_sigma: float = checked(real(0), 0.2)
+    validation_fill: Fill | None = checked(one_of(None, *FILLS), None)
+    input_noise: NoiseLevel | None = checked(made_of(NoiseLevel, type(None)), None)
+    wiener: tuple[float, ...] = checked(several(real(1e-6), 0, 16), ())
+    refine: bool = checked(flag, False)
+    margin: bool = checked(flag, False)
+    augment: bool | tuple[symmetry.Symmetry, ...] = checked(symmetry.check, False)
+    ensemble: bool = checked(flag, True)
+    losses: Losses = checked(made_of(Losses), Losses())
+    adaptive: bool = checked(flag, False)
+    clamp: bool = checked(flag, False)
+    broaden: bool = checked(flag, False)
+    sensor: bool = checked(flag, False)
+    lr: float = checked(real(0), 0.01)
+    schedule: Constant | Plateau | StepDecay | OneCycle = checked(made_of(Constant), Constant())
+    l1: float = checked(real(0), 0.0)
+    l2: float = checked(real(0), 0.0)
+    continuity: float = checked(real(0), 0.0)
+    weight_noise: float = checked(real(0), 0.0)
+    average: float = checked(real(0, 1, below=True), 0.0)
+    calibrate: bool = checked(flag, False)
+    accumulate: int = checked(whole(), 1)
+    validation: float = checked(real(0, 0.9), 0.1)
+    patience: int = checked(whole(0), 0)
+    keep_best: bool = checked(flag, True)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kinds = getattr(self, field.name), KINDS.get(field.name)
-            if kinds and not isinstance(value, kinds):
-                names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-                raise InputError(field.name, names, repr(value))
-            if field.type == "float":
-                number(value, field.name, low=0)
-        positive_int(self.steps, "steps")
-        positive_int(self.accumulate, "accumulate")
-        choice(self.normalise, "normalise", ("range", "percentile", "standardise"))
-        for name in ("patch", "crop", "batch", "epoch"):
-            if getattr(self, name) is not None or name in ("batch", "epoch"):
-                positive_int(getattr(self, name), name)
-        symmetry.check(self.augment)
-        for multiple in self.wiener:
-            number(multiple, "wiener", low=1e-6)
-        choice(self.fill, "fill", FILLS)
-        choice(self.validation_fill, "validation_fill", (None, *FILLS))
-        number(self.average, "average", low=0, high=1)
-        number(self.validation, "validation", low=0, high=0.9)
-        positive_int(self.patience, "patience", minimum=0)
+        super().__post_init__()
         if not self.validation and (self.keep_best or self.patience):
             expected = "above 0 where keep_best or patience asks for a validation loss"
             raise InputError("validation", expected, self.validation)

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .engine.backend import contiguous
-from .engine.checks import InputError
+from .engine.checks import InputError, told
 from .engine.types import Array
 
 Symmetry: TypeAlias = tuple[bool, tuple[int, ...]]
@@ -73,15 +73,15 @@ def undo(image: Array, symmetry: Symmetry) -> Array:
 def check(
     symmetries: bool | Sequence[Symmetry], argument: str = "augment"
 ) -> bool | Sequence[Symmetry]:
-    """`symmetries` if it is True, False or a sequence of symmetries, else an `InputError`."""
+    """True or False as it is, some symmetries as a tuple; anything else is an `InputError`."""
     if isinstance(symmetries, bool):
         return symmetries
     known = every(3)
-    if (
-        not isinstance(symmetries, (list, tuple))
-        or not symmetries
-        or any(t not in known for t in symmetries)
-    ):
+    try:
+        found = tuple((bool(swap), tuple(map(int, flips))) for swap, flips in symmetries)
+    except (TypeError, ValueError, OverflowError):
+        found = ()
+    if not found or any(s not in known for s in found):
         expected = "True, False or some of (exchange, flips), as (True, (3,))"
-        raise InputError(argument, expected, repr(symmetries))
-    return symmetries
+        raise InputError(argument, expected, told(symmetries))
+    return found

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.checks import FileError, InputError, choice
+from ..engine.checks import FileError, InputError, OutOfMemory, choice, path_like
 from ..engine.types import Float32Array, PathLike
 from ..files import tiff
-from ..files.atomic import check_writable
+from ..files.atomic import check_writable, same_file
 from ..training.image_sets import find, letters_of
+from ..training.progress import Interrupts, counted
 
 RESULTS = ("denoised", "restored")
 
@@ -26,6 +28,7 @@ def apply(
     result: Literal["denoised", "restored"] = "denoised",
     axes: str | None = None,
     bad: Callable[[Path, InputError], object] | None = None,
+    progress: bool = False,
 ) -> list[Path]:
     """Restore files by a trained model.
 
@@ -44,6 +47,8 @@ def apply(
     bad : callable, optional
         Called with (path, `InputError`) for each file that cannot be restored; the others are. By
         default the error is raised.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -56,19 +61,23 @@ def apply(
         If nothing can be read or written at all.
     """
     choice(result, "result", RESULTS)
+    path_like(output, "output")
     written = []
-    for path, target in _targets(where, Path(output)):
-        try:
-            image = tiff.read(path, "image")
-            # of float32, whole or not at all; nothing is left of a file that fails
-            restored = restore(model, image, result, axes)
-            tiff.write(target, restored, _letters(image, axes), like=image, argument="output")
-        except InputError as error:
-            if bad is None:
-                raise
-            bad(path, error)
-        else:
-            written.append(target)
+    targets = _targets(where, Path(output))
+    with Interrupts() as interrupts:
+        for path, target in counted(targets, "restoring", progress):
+            interrupts.check()
+            try:
+                image = tiff.read(path, "image")
+                # of float32, whole or not at all; nothing is left of a file that fails
+                restored = restore(model, image, result, axes)
+                tiff.write(target, restored, _letters(image, axes), like=image, argument="output")
+            except (InputError, OutOfMemory) as error:
+                if bad is None:
+                    raise
+                bad(path, error)
+            else:
+                written.append(target)
     return written
 
 
@@ -88,16 +97,16 @@ def restore(
     if rank != net.ndim:
         got = f"a {rank}-D one with axes {letters} of shape {image.data.shape}"
         raise InputError("image", f"a {net.ndim}-D image, as the model was trained on", got)
-    if net.inputs not in (1, channels):
-        expected = f"{net.inputs} channels, as the model was trained on"
+    if net.outputs not in (1, channels):
+        expected = f"{net.outputs} channels, as the model was trained on"
         raise InputError("image", expected, f"{channels} of axes {letters}")
     order = [letters.index(a) for a in "TCZYX" if a in letters]
     stack = image.data.transpose(order)
     full = stack.reshape([sizes.get(a, 1) for a in "TCZYX"])
     found = np.empty(full.shape, np.float32)
     function = model.reblur if result == "denoised" else model.predict
-    for t, c in itertools.product(range(full.shape[0]), range(0, channels, net.inputs)):
-        part = np.s_[t : t + 1, c : c + net.inputs]
+    for t, c in itertools.product(range(full.shape[0]), range(0, channels, net.outputs)):
+        part = np.s_[t : t + 1, c : c + net.outputs]
         found[part] = function(full[part])
     return found.reshape(stack.shape).transpose(np.argsort(order))
 
@@ -109,10 +118,10 @@ def _letters(image, axes):
 
 def _targets(where, output):
     """(image, where its result goes) of all images; an `InputError` where that cannot be."""
-    single = Path(where).is_file()
+    single = os.path.isfile(path_like(where, "image"))
     paths = find(where, "image")
     if single and not output.is_dir():
-        if output.exists() and output.samefile(where):
+        if same_file(output, where):
             raise FileError("output", "another file than the image", repr(str(output)))
         check_writable(output, "output")
         return [(Path(where), output)]
@@ -125,7 +134,7 @@ def _targets(where, output):
     targets = {}
     for path in paths:
         target = output / f"{path.stem}.tif"
-        if target.exists() and target.samefile(path):
+        if same_file(target, path):
             raise FileError("output", "another folder than that of the images", repr(str(output)))
         if target in targets:
             got = f"{targets[target].name} and {path.name}"

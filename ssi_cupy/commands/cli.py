@@ -8,11 +8,14 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine.checks import FileError, InputError, choice
+from tqdm import tqdm
+
+from ..engine.checks import FileError, InputError, OutOfMemory, choice
 
 PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
@@ -43,15 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         name = TYPED.get(error.argument, error.argument)
         return _say(f"error: {name}: expected {error.expected}, got {error.got}", 2)
+    except OutOfMemory as error:
+        return _say(f"error: {error}", 2)
     except KeyboardInterrupt:
         checkpoint = getattr(args, "checkpoint", None)
-        if checkpoint and Path(checkpoint).exists():
+        if checkpoint and os.path.exists(checkpoint):
             return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
         return _say("interrupted; nothing was written", 130)
 
 
 def _say(message, status):
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    tqdm.write(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
@@ -69,8 +74,7 @@ def _denoise(args):
     from ..restore import denoise
 
     if args.output is None:
-        source = Path(args.image)
-        args.output = source.with_name(f"{source.stem}_denoised.tif")
+        args.output = Path(args.image).with_name(f"{Path(args.image).stem}_denoised.tif")
     _restore(args, denoise, {"--output": args.output})
 
 
@@ -117,8 +121,8 @@ def _restore(args, function, outputs):
             tiff.write(path, results[option], axes, spacing, like=image, argument=option)
     if args.save_model is not None:
         result.model.save(args.save_model)
-    seconds = sum(result.seconds.values())
-    print(f"{args.output}: {result.steps} steps in {seconds:.0f} s on {result.device}")
+    seconds = f"{sum(result.seconds.values()):.0f} s"
+    print(f"{args.output}: {result.steps} steps in {seconds} on {result.device}")
 
 
 def _train(args):
@@ -143,20 +147,20 @@ def _train(args):
         bad.append(error)
         _complain(error)
 
-    found = image_sets.gather(where, args.axes, "IN", bad=report if len(where) > 1 else None)
+    options = {"bad": report if len(where) > 1 else None, "progress": args.progress}
+    found = image_sets.gather(where, args.axes, "IN", **options)
     if len(found) > 1 and not recipe.patch:
-        expected = f"a number of pixels, as recipe {recipe.name} has none, for many images"
-        raise InputError("patch", expected, "none")
+        raise InputError("patch", f"a number of pixels, as {recipe.name} has none", "none")
     physics = _physics(args, 3 if found.shapes[0][1] > 1 else 2)
     options = {"rng": args.seed, "device": args.device, "precision": args.precision}
-    spacing = args.spacing or found.spacing
-    model = SelfSupervisedInverse(physics, recipe, spacing=spacing, **options)
+    options["spacing"] = args.spacing or found.spacing
+    model = SelfSupervisedInverse(physics, recipe, **options)
     model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
               resume=args.resume)  # fmt: skip
     model.save(args.output)
-    steps, seconds = len(model.history), model.seconds["train"]
     what = f"{len(found)} images" if len(found) > 1 else "one image (validated on some pixels)"
-    print(f"{args.output}: {steps} steps on {what} in {seconds:.0f} s on {model.device}")
+    done = f"{len(model.history)} steps on {what} in {model.seconds['train']:.0f} s"
+    print(f"{args.output}: {done} on {model.device}")
     return 1 if bad else 0
 
 
@@ -189,14 +193,14 @@ def _apply(args):
     model = SelfSupervisedInverse.load(args.model, device=args.device, precision=args.precision)
     if Path(args.output).resolve() == Path(args.model).resolve():
         raise FileError("output", "another file than MODEL", repr(args.output))
-    bad, single = [], Path(args.image).is_file()
+    bad, single = [], os.path.isfile(args.image)
 
     def report(path, error):
         bad.append(path)
         _complain(error, path)
 
-    options = {"result": args.result, "axes": args.axes, "bad": None if single else report}
-    written = apply_folder.apply(model, args.image, args.output, **options)
+    options = {"axes": args.axes, "bad": None if single else report, "progress": True}
+    written = apply_folder.apply(model, args.image, args.output, result=args.result, **options)
     what = "image" if len(written) == 1 else "images"
     print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
     return (1 if written else 2) if bad else 0
@@ -204,8 +208,8 @@ def _apply(args):
 
 def _complain(error, path=None):
     """Say what is wrong with one file, and go on."""
-    where = path or TYPED.get(error.argument, error.argument)
-    _say(f"left out: {where}: expected {error.expected}, got {error.got}", 1)
+    said = getattr(error, "expected", None) and f"expected {error.expected}, got {error.got}"
+    _say(f"left out: {path or TYPED.get(error.argument, error.argument)}: {said or error}", 1)
 
 
 def _psf(args):
@@ -235,20 +239,20 @@ def _doctor(args):
 
 
 def _check_outputs(inputs, outputs):
-    from ..files.atomic import check_writable
+    from ..files.atomic import check_writable, same_file
 
-    taken = {}
+    taken = []
     for name, paths in inputs.items():
-        paths = paths if isinstance(paths, list) else [paths]
-        taken |= {Path(path).resolve(): name for path in paths if path is not None}
+        taken += [(path, name) for path in (paths if isinstance(paths, list) else [paths]) if path]
     for name, path in outputs.items():
         if path is None:
             continue
         check_writable(path, name)
-        # Going on from a checkpoint and keeping it up to date in the same file is fine.
-        other = taken.setdefault(Path(path).resolve(), name)
-        if other != name and (other, name) != ("--resume", "--checkpoint"):
-            raise FileError(name, f"another file than {other}", repr(str(path)))
+        for used, other in taken:
+            # Going on from a checkpoint and keeping it up to date in the same file is fine.
+            if same_file(used, path) and (other, name) != ("--resume", "--checkpoint"):
+                raise FileError(name, f"another file than {other}", repr(str(path)))
+        taken.append((path, name))
 
 
 def _axes(axes, image, psf):

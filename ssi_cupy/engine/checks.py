@@ -7,6 +7,9 @@ from "no such device" and "no such file".
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +22,8 @@ class InputError(ValueError):
     """An argument cannot be used. The message names it, what was expected and what came."""
 
     def __init__(self, argument: str, expected: object, got: object) -> None:
-        super().__init__(f"{argument}: expected {expected}, got {got}")
+        # in one line, whatever came
+        super().__init__(" ".join(f"{argument}: expected {expected}, got {got}".split()))
         self.argument, self.expected, self.got = argument, expected, got
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -41,7 +45,8 @@ class OutOfMemory(MemoryError):
     def __init__(self, device: str, needed: int | None, free: int | None) -> None:
         told = (
             f"memory: expected {_mib(needed)} on {device!r}, got {_mib(free)} that are free; "
-            "smaller images, patches or tiles need less"
+            "smaller images need less; in a training a smaller batch or patch (or crop) of the "
+            "recipe, in applying a network a smaller tile_size"
         )
         super().__init__(told)
         self.device, self.needed, self.free = device, needed, free
@@ -100,26 +105,66 @@ def varying(array: Array, argument: str) -> Array:
 
 
 def choice(value: T, argument: str, options: Iterable[object]) -> T:
-    """`value` if it is one of `options`."""
+    """That of `options` which `value` equals."""
     options = tuple(options)
-    if value not in options:
-        raise InputError(argument, "one of " + ", ".join(map(repr, options)), repr(value))
+    plain = value is None or isinstance(value, (str, int, float, np.number))
+    if not plain or value not in options:
+        raise InputError(argument, "one of " + ", ".join(map(repr, options)), told(value))
+    return options[options.index(value)]
+
+
+def told(value):
+    """`repr` of what came, short enough for one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # somebody's own class
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:100]}… ({type(value).__name__})"
+
+
+def path_like(value, argument):
+    """`value` if it is a str or an `os.PathLike`: a number would be a file that is open already."""
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InputError(argument, "a path, as str or os.PathLike", told(value))
     return value
 
 
-def positive_int(value: Any, argument: str, *, minimum: int = 1) -> int:
-    """`value` as an int if it is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise InputError(argument, f"a whole number of at least {minimum}", repr(value))
+def flag(value: Any, argument: str) -> bool:
+    """`value` as a bool if it is one: "no" would count as yes."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(argument, "True or False", told(value))
+    return bool(value)
+
+
+def positive_int(value: Any, argument: str, *, minimum: int = 1, most: int | None = None) -> int:
+    """`value` as an int if it is a whole number of at least `minimum`, and at most `most`."""
+    fits = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not fits or value < minimum or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise InputError(argument, f"a whole number of at least {minimum}{limit}", told(value))
     return int(value)
 
 
 def number(value: Any, argument: str, *, low: float = -np.inf, high: float = np.inf) -> float:
     """`value` as a float if it is a finite number in [`low`, `high`]."""
     fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not fits or not np.isfinite(value) or not low <= value <= high:
-        raise InputError(argument, f"a finite number in [{low:g}, {high:g}]", repr(value))
-    return float(value)
+    try:
+        found = float(value) if fits else math.nan
+    except OverflowError:  # an int may be larger than any float
+        found = math.nan
+    if not math.isfinite(found) or not low <= found <= high:
+        raise InputError(argument, f"a finite number in [{low:g}, {high:g}]", told(value))
+    return found
+
+
+def limit(value, argument):
+    """`value` as a float if it is a number, which may be infinite but not NaN."""
+    infinite = isinstance(value, (float, np.floating)) and np.isinf(value)
+    return float(value) if infinite else number(value, argument)
 
 
 def positive(value: Any, argument: str) -> float:
@@ -147,6 +192,94 @@ def point_spread_function(
     psf = real_array(psf, argument, ndim=ndim)
     if float(psf.min()) < 0:
         raise InputError(argument, "no value below zero", f"a minimum of {float(psf.min()):g}")
-    if float(psf.sum()) <= 0:
-        raise InputError(argument, "a sum above zero", "zeros only")
+    with np.errstate(over="ignore"):
+        total = float(psf.sum(dtype=np.float64))
+    if not 0 < total < np.inf:
+        raise InputError(argument, "a finite sum above zero", f"a sum of {total:g}")
     return psf
+
+
+# ---- fields of dataclasses ------------------------------------------------------------------
+
+
+def checked(check, default=dataclasses.MISSING):
+    """A field of a `Checked` dataclass: ``check(value, name)`` returns what it becomes, or raises.
+
+    Parameters
+    ----------
+    check : callable
+        One of the functions of this file, or what `whole`, `real`, `one_of`, `made_of`, `maybe`
+        and `several` return.
+    default : optional
+    """
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+class Checked:
+    """A dataclass that looks at what its fields are given, each by its own check."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = field.metadata["check"](getattr(self, field.name), field.name)
+            object.__setattr__(self, field.name, value)
+
+
+def text(value, argument):
+    """`value` if it is a str that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise InputError(argument, "a text", told(value))
+    return value
+
+
+def whole(low=1, high=None):
+    """The check for a whole number in [low, high]."""
+    return lambda value, name: positive_int(value, name, minimum=low, most=high)
+
+
+def real(low=-np.inf, high=np.inf, *, above=False, below=False):
+    """The check for a number in [low, high]; without low itself if `above`, high if `below`."""
+
+    def check(value, name):
+        found = number(value, name, low=low, high=high)
+        if (above and found == low) or (below and found == high):
+            bounds = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+            raise InputError(name, f"a finite number in {bounds}", told(value))
+        return found
+
+    return check
+
+
+def one_of(*options):
+    """The check for one of some values."""
+    return lambda value, name: choice(value, name, options)
+
+
+def made_of(*kinds):
+    """The check for an object of one of some classes."""
+
+    def check(value, name):
+        if not isinstance(value, kinds):
+            names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+            raise InputError(name, names, told(value))
+        return value
+
+    return check
+
+
+def maybe(check):
+    """The check for what may be None too."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def several(check, low=1, high=None):
+    """The check for a sequence of `low` to `high` such values, which becomes a tuple."""
+
+    def each(value, name):
+        fits = isinstance(value, (tuple, list, np.ndarray)) and getattr(value, "ndim", 1) == 1
+        if not fits or not low <= len(value) <= (len(value) if high is None else high):
+            count = f"{low}" if low == high else f"{low} or more" if high is None else (
+                f"{low} to {high}")  # fmt: skip
+            raise InputError(name, f"a sequence of {count}", told(value))
+        return tuple(check(item, name) for item in value)
+
+    return each

@@ -38,12 +38,8 @@ def free_memory(like: object = None) -> int:
     except (OSError, KeyError, ValueError):  # not Linux
         known = {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys()
         found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 4 << 30]
-    try:  # a container's own limit
-        limit, used = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
-        found.append(max(limit - used, 0))
-    except (OSError, ValueError):
-        pass
-    return min(found)
+    found += filter(lambda free: free is not None, (*_of_groups(), _of_process()))
+    return max(min(found), 0)
 
 
 def _available(meminfo):
@@ -52,22 +48,71 @@ def _available(meminfo):
     return int(values["MemAvailable"].split()[0]) * 1024
 
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def _of_groups():
+    """What the limits of the process's control groups (version 2) leave, from the innermost out."""
+    try:
+        lines = OWN_GROUP.read_text().splitlines()
+        path = next(line[3:] for line in lines if line.startswith("0::"))
+    except (OSError, StopIteration):
+        path = "/"
+    folder = CGROUP / path.strip("/")
+    for group in (folder, *folder.parents) if ".." not in folder.parts else (CGROUP,):
+        try:
+            limit, used = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
+            yield limit - used
+        except (OSError, ValueError):  # "max" is no limit
+            pass
+        if group == CGROUP:
+            return
+
+
+def _of_process():
+    """What RLIMIT_AS leaves of the address space, or None where it limits nothing."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return limit - pages * resource.getpagesize()
+    except (ImportError, OSError, ValueError, AttributeError):
+        return None
 
 
 class _Block:
-    """Owns a piece of a pool's memory; when the last view of it is gone, the pool has it back."""
+    """What a view of a piece of a pool's memory belongs to; gone with the last of its views."""
 
-    __slots__ = ("__array_interface__", "_memory", "_free")
+    __slots__ = ("__array_interface__", "__weakref__", "_piece")
 
-    def __init__(self, memory, free, shape, dtype):
-        self._memory, self._free = memory, free
+    def __init__(self, piece, shape, dtype):
+        self._piece = piece  # the pool may be gone before
         self.__array_interface__ = {
-            "data": (memory[1], False), "shape": shape, "typestr": dtype, "version": 3
+            "data": (piece.address, False), "shape": shape, "typestr": dtype, "version": 3
         }  # fmt: skip
 
-    def __del__(self):
-        self._free.append(self._memory)
+
+class _Piece:
+    """A piece of memory, and its number in its pool."""
+
+    __slots__ = ("memory", "address", "number")
+
+    def __init__(self, size, number):
+        self.memory, self.number = aligned(size), number
+        self.address = self.memory.ctypes.data  # asked for once, as asking is slow
+
+
+class _Watch(weakref.ref):
+    """Calls `list.append` with itself when a block is gone: the pool has its piece back.
+
+    A finaliser in Python is a place where Ctrl-C gets lost, as Python reports what is raised there
+    and goes on. Here no line of Python runs.
+    """
+
+    __slots__ = ("piece",)
 
 
 class Pool:
@@ -86,7 +131,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._free, self._known = {}, {}
-        self._outer = []
+        self._outer, self._watches = [], []
         self.misses = 0
         self.nbytes = 0
 
@@ -96,13 +141,16 @@ class Pool:
         except (KeyError, TypeError):  # a new one; a list
             free, size, shape, dtype = self._ask(shape, dtype)
         try:
-            memory = free.pop()
+            piece = free.pop().piece
         except IndexError:
-            memory = aligned(size)
-            memory = memory, memory.ctypes.data  # asked for once, as asking is slow
+            piece = _Piece(size, len(self._watches))
+            self._watches.append(None)
             self.misses += 1
             self.nbytes += size
-        return np.asarray(_Block(memory, free, shape, dtype))
+        block = _Block(piece, shape, dtype)
+        watch = self._watches[piece.number] = _Watch(block, free.append)  # lives to tell
+        watch.piece = piece
+        return np.asarray(block)
 
     def _ask(self, shape, dtype):
         """(free memory, size, shape, typestr) of such an array, looked up in the next call."""
@@ -158,14 +206,15 @@ def placed(array: Array, like: Any) -> Array:
     """
     if not is_cupy(like):
         return array
+    while _gone:  # with their arrays, before another gets the id of one
+        _placed.pop(_gone.pop().key, None)
     key = id(array), like.device.id
     found = _placed.get(key)
     if found is None:
         while len(_placed) >= PLACED:
             _placed.pop(next(iter(_placed)), None)
-        # gone with `array`, before another gets its id
-        watch = weakref.ref(array, lambda _: _placed.pop(key, None))
-        found = _placed[key] = watch, driver.upload(array)
+        found = _placed[key] = _Gone(array, _gone.append), driver.upload(array)
+        found[0].key = key
     return kept(found[1])
 
 
@@ -190,8 +239,14 @@ def holding(held: list[Any]) -> Iterator[None]:
         _local.held = None
 
 
+class _Gone(weakref.ref):
+    """As `_Watch`, of a table."""
+
+    __slots__ = ("key",)
+
+
 PLACED = 512  # tables that are kept on devices
-_placed = {}
+_placed, _gone = {}, []
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ back in the same. Spacings are micrometres throughout.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.checks import FileError, InputError
+from ..engine.checks import FileError, InputError, path_like
 from ..engine.types import Array, ArrayLike, PathLike, Shape
+from . import tiff_claims
 from .atomic import replacing, unwritable
 
 SPATIAL = "ZYX"
@@ -75,7 +77,11 @@ def read(path: PathLike, argument: str = "path") -> Image:
         If the file is missing, truncated, or no TIFF.
     """
     with _opened(path, argument) as (file, series):
-        return Image(series.asarray(), series.axes, _spacing(file), _flavour(file))
+        data = series.asarray()
+        if data.shape != tuple(series.shape) or data.dtype.newbyteorder("=") != series.dtype:
+            raise ValueError(f"{data.dtype} of shape {data.shape}, not {series.dtype} of shape "
+                             f"{series.shape}")  # fmt: skip
+        return Image(data, series.axes, _spacing(file), _flavour(file))
 
 
 @dataclass(frozen=True)
@@ -130,18 +136,21 @@ def _opened(path, argument):
     """(file, its first image) of a TIFF file that is whole."""
     import tifffile
 
+    path_like(path, argument)
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # to open a FIFO is to wait
+            raise ValueError("no regular file")
         with _complaints_of(tifffile) as complaints, tifffile.TiffFile(path) as file:
             if not file.series:
                 raise tifffile.TiffFileError("no image in it")
             series = file.series[0]
-            _check_whole(file, series)
+            tiff_claims.check(file, series)
             yield file, series
         if complaints:
             raise tifffile.TiffFileError(complaints[0])
     except FileNotFoundError:
         raise FileError(argument, "an existing TIFF file", f"{str(path)!r}") from None
-    except MemoryError:
+    except InputError:
         raise
     except Exception as error:  # a parser fed with anything at all fails in any way at all
         raise _unreadable(path, argument, error) from error
@@ -167,15 +176,6 @@ def _complaints_of(tifffile):
         yield complaints
     finally:
         log.removeHandler(handler)
-
-
-def _check_whole(file, series):
-    """Pixels beyond the end of the file would be read as zeros, not as an error."""
-    for page in filter(None, series.pages):
-        size = page.parent.filehandle.size  # OME images may be spread over several files
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-            if offset + count > size:
-                raise ValueError(f"truncated: pixels up to byte {offset + count} of {size}")
 
 
 def _flavour(file):
@@ -266,7 +266,7 @@ def write(
         data, axes = data.transpose([axes.index(a) for a in order]), order
     options = {"plain": _plain, "imagej": _imagej, "ome": _ome}[flavour](axes, spacing)
     try:
-        with replacing(path) as temporary:
+        with replacing(path, argument) as temporary:
             big = data.nbytes > CLASSIC_LIMIT
             tifffile.imwrite(temporary, data, bigtiff=big, photometric="minisblack", **options)
     except OSError as error:

@@ -24,6 +24,8 @@ from ..engine.types import Array, ArrayLike, Sizes, Sliceable
 from ..ops.pad import index_map
 from ..physics import apply
 from ..training.forward_model import margin_of, reach_of, wraps
+from ..training.progress import Interrupts
+from ..training.units import normalised
 from ..unet import Network, unet_forward
 from . import tiling
 
@@ -78,8 +80,9 @@ def infer(
         unwanted = False
     restored, reblurred = (_output(out, image) for out in (restored, reblurred))
     batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
-    with Pool(), Precision(model.precision):
+    with Pool(), Precision(model.precision), Interrupts() as interrupts:
         for batch, tile in itertools.product(batches, pieces):
+            interrupts.check()
             x = _network(model, _read(image, batch, tile, margin))
             if restored is not None:
                 tile.add(_five(restored)[batch], x.astype(np.float32), margin)
@@ -89,6 +92,7 @@ def infer(
             del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiling.release(array)
+        interrupts.check()
     if not by_tile:
         x = moved(np.ascontiguousarray(host(_five(restored)), np.float32), model.parameters)
         _five(reblurred)[...] = moved(apply(model.physics, x), reblurred)
@@ -173,7 +177,7 @@ def _read(image, batch, tile, margin):
 def _network(model, y):
     """f(y) of a tile in the image's units, on the device of the model."""
     offset, scale = model.units
-    y = moved(((y - offset) / scale).astype(model.parameters.dtype), model.parameters)
+    y = moved(normalised(y, offset, scale, model.parameters.dtype), model.parameters)
     settings = {"net": model.net, "statistics": model.statistics, "keep": False}
     x = zeros(y.shape, y.dtype, like=y)
     for transform in model.symmetries:

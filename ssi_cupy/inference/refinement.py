@@ -90,7 +90,8 @@ def missed_signal(y: Array, blurred: Array, g: PSFConvolution) -> Array:
     lags = moved(_lags(shape).astype(power.dtype), y)
     correlation = fourier.irfftn(power + 0j, shape)
     average = np.absolute(fourier.rfftn(contiguous(correlation * lags)))
-    share = np.maximum(1 - MARGIN * noise / np.maximum(average, 1e-30), 0)
+    least = np.finfo(power.dtype).tiny
+    share = np.maximum(1 - MARGIN * noise / np.maximum(average, least), 0)
     inverse = np.conj(transfer) / np.maximum(passed**2, LEAST**2) * (passed > LEAST / 3)
     found = spectrum * share * moved(inverse.astype(spectrum.dtype), y)
     return fourier.irfftn(found, shape).astype(y.dtype)

@@ -129,6 +129,9 @@ def tiles(
     given = {"tile_size": tile_size, "tile_overlap": tile_overlap, "step": step, "blind": blind}
     settings = [_each(value, n) for value in given.values()]
     for name, values in zip(given, settings, strict=True):
+        least = 1 if name in ("tile_size", "step") else 0
+        for value in values:
+            positive_int(value, name, minimum=least)
         if len(values) != n:
             raise InputError(name, f"a whole number, or one for each of {n} axes", repr(values))
     axes = [_cut(*axis) for axis in zip(shape, *settings, strict=True)]

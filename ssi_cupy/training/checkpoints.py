@@ -40,6 +40,7 @@ def load(training: Any, path: PathLike) -> None:
             mine, other = _differing(mine, identity.get(name))
             raise FileError("resume", f"a checkpoint of the same {name}: {mine}", other)
     try:
+        _check(training, arrays)
         training.optimiser.load({k[5:]: v for k, v in arrays.items() if k.startswith("adam_")})
         if training.average:
             training.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
@@ -52,8 +53,36 @@ def load(training: Any, path: PathLike) -> None:
         keys = ("step", "loss", "validation", "lr")
         rows = arrays["history"].tolist()
         training.history = [dict(zip(keys, row, strict=True)) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise FileError("resume", "a whole checkpoint", f"{path} ({error})") from None
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise FileError("resume", "a whole checkpoint", f"{str(path)!r} ({error})") from None
+
+
+def _check(training, arrays):
+    """A ValueError where something is missing, of another size, or no number."""
+    size, steps = training.net.size, len(arrays["history"])
+    for name in ("parameters", "best_parameters", "adam_first"):
+        model_file.vector(arrays[name], size, name)
+    model_file.vector(arrays["adam_second"], size, "adam_second", 0)
+    for name in ("statistics", "best_statistics"):
+        model_file.check_statistics(training.net, arrays[name], name)
+    counts = ["adam_steps"]
+    if training.average:
+        model_file.vector(arrays["average_average"], size, "average")
+        counts.append("average_steps")
+    for name in counts:
+        if arrays[name].shape or arrays[name].dtype.kind != "i" or arrays[name] != steps:
+            raise ValueError(f"{name}: not the {steps} steps of its history")
+    if arrays["history"].dtype.kind != "f" or arrays["history"].shape != (steps, 4):
+        raise ValueError(f"history: {arrays['history'].dtype} of {arrays['history'].shape}")
+    if not 1 <= steps <= training.steps or list(arrays["history"][:, 0]) != list(range(steps)):
+        raise ValueError(f"history: not step by step up to one of {training.steps}")
+    state = training.schedule_state
+    if arrays["schedule"].shape != state.shape or arrays["schedule"].dtype != state.dtype:
+        raise ValueError(f"schedule: shape {arrays['schedule'].shape}, not {state.shape}")
+    if arrays["best"].shape != (2,) or np.isnan([*arrays["best"], *arrays["schedule"]]).any():
+        raise ValueError("best or schedule: NaN, or of another shape")
+    if not -1 <= arrays["best"][1] <= steps:
+        raise ValueError(f"best: step {arrays['best'][1]:g} of {steps}")
 
 
 def _identity(training):

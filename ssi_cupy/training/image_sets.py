@@ -18,12 +18,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..engine.backend import host, log
-from ..engine.checks import FileError, InputError, real_array
+from ..engine.checks import FileError, InputError, path_like, real_array
 from ..engine.types import Array, ArrayLike, PathLike, Shape
 from ..files import tiff
+from .progress import counted
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
 SAMPLE = 2**20  # pixels of all images that percentiles are taken of
+LARGEST = float(np.finfo(np.float32).max)
 ENDINGS = (".tif", ".tiff")
 
 # A sequence is one of arrays and paths, which type checkers cannot tell from an array's rows.
@@ -48,7 +50,12 @@ def find(where: PathLike, argument: str = "image") -> list[Path]:
     -------
     list of Path, in the order of their names
     """
-    path = Path(where)
+    path = Path(path_like(where, argument))
+    try:
+        path.exists()
+    except OSError as error:  # a name that is too long
+        expected = "an existing TIFF file or folder"
+        raise FileError(argument, expected, f"{str(where)!r} ({error.strerror})") from None
     if path.is_dir():
         found = [p for p in sorted(path.iterdir()) if _is_tiff(p)]
         where = f"the folder {str(where)!r}"
@@ -74,6 +81,7 @@ def gather(
     axes: str | None = None,
     argument: str = "image",
     bad: Callable[[InputError], object] | None = None,
+    progress: bool = False,
 ) -> Images:
     """The `Images` that an argument means.
 
@@ -90,6 +98,8 @@ def gather(
     bad : callable, optional
         Called with the `InputError` of each file that cannot be used, which is then left out. By
         default it is raised.
+    progress : bool
+        Show a progress bar.
 
     Raises
     ------
@@ -104,7 +114,7 @@ def gather(
     elif hasattr(what, "ndim"):
         what = list(host(real_array(what, argument, ndim=5)))
     cache, found = _Cache(), []
-    for i, item in enumerate(what):
+    for i, item in enumerate(counted(what, "looking at", progress)):
         try:
             if isinstance(item, (str, os.PathLike)):
                 fresh = _of_file(item, axes, argument, cache)
@@ -150,6 +160,9 @@ class _Image:
             low, high = min(low, float(y.min())), max(high, float(y.max()))
             if not np.isfinite(low + high + own):
                 raise InputError(self.name, "finite values", "NaN or infinite ones")
+            if max(abs(low), abs(high)) > LARGEST:
+                expected = f"values up to {LARGEST:.2g}, which float32 can hold"
+                raise InputError(self.name, expected, f"{low:g} to {high:g}")
             total, step = count + here, own - mean
             squares += float(np.square(y - own).sum()) + step**2 * count * here / total
             mean, count = mean + step * here / total, total

@@ -1,4 +1,4 @@
-"""The progress bar of a training, and Ctrl-C that waits for the end of a step."""
+"""The progress bar of a training; Ctrl-C that waits for the end of a step, or is not lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,48 @@ import signal
 import threading
 from collections.abc import Mapping
 from typing import Any, Self
+
+
+def counted(files, what, show=True):
+    """`files`, with a bar that from the first second says what is done to how many of them."""
+    if not show or len(files) < 2:
+        yield from files
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(files, desc=what, unit="file", dynamic_ncols=True, leave=False) as bar:
+        yield from bar
+
+
+class Interrupts:
+    """Ctrl-C as ever; and where what it raised was lost in a callback or a finaliser of some
+    library, which report it and go on, the next `check` raises it again.
+
+    >>> with Interrupts() as interrupts:
+    ...     for tile in range(3):
+    ...         interrupts.check()
+    """
+
+    def __enter__(self):
+        self.seen, self._before = False, None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if before is signal.default_int_handler:  # else it is somebody's own, who knows
+                self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def check(self):
+        """Raise KeyboardInterrupt if there was one."""
+        if self.seen:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number, frame):
+        self.seen = True
+        raise KeyboardInterrupt
 
 
 class Progress:

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from ..engine.backend import empty
+from ..engine.checks import checked, one_of, real, several
 from ..engine.types import Array, Shape
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.upsample import upsample_concat_backward, upsample_concat_forward
-from .layout import EPSILON, Network, Window, stacked
+from .layout import CHANNELS, EPSILON, LEVELS, WINDOWS, Network, Window, stacked
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class UNet(Network):
         still higher than wide, kernels have the fewer taps along Z.
     """
 
-    ndim: int = 2
-    inputs: int = 1
-    outputs: int = 1
-    widths: tuple[int, ...] = (8, 16, 32, 64, 64)
-    windows: tuple[tuple[int, int, int], ...] | None = None
-    momentum: float = 0.1
-    aspect: float = 1.0
+    ndim: int = checked(one_of(2, 3), 2)
+    inputs: int = checked(CHANNELS, 1)
+    outputs: int = checked(CHANNELS, 1)
+    widths: tuple[int, ...] = checked(several(CHANNELS, 1, LEVELS), (8, 16, 32, 64, 64))
+    windows: tuple[tuple[int, int, int], ...] | None = checked(WINDOWS, None)
+    momentum: float = checked(real(0, 1), 0.1)
+    aspect: float = checked(real(0, above=True), 1.0)
 
     @cached_property
     def units(self) -> dict[str, tuple[int, int, Window]]:

@@ -14,15 +14,18 @@ import numpy as np
 
 from .. import random
 from ..engine.backend import empty, zeros
-from ..engine.checks import InputError, choice, positive_int
+from ..engine.checks import Checked, InputError, maybe, several, whole
 from ..engine.types import Array, DTypeLike, Shape
 
 Window: TypeAlias = tuple[int, int, int]  # or a kernel's widths: along Z, Y and X
 
 EPSILON = 1e-5  # of batch norms, in all three papers' code
+LEVELS = 16  # the most: one that is pooled further has no pixel left
+CHANNELS = whole(1, 2**20)
+WINDOWS = maybe(several(several(whole(1, 2**10), 3, 3), 0, LEVELS - 1))
 
 
-class Network:
+class Network(Checked):
     """A network: names and shapes, no numbers.
 
     A subclass has the fields ``ndim``, ``inputs``, ``outputs`` and these:
@@ -82,6 +85,11 @@ class Network:
         def start(self, name: str) -> tuple[str, float]: ...
         def forward(self, x: Array, parameters: Array, *settings: Any) -> tuple[Array, Any]: ...
         def backward(self, gy: Array, saved: Any) -> tuple[Array | None, Array]: ...
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.windows is not None and len(self.windows) != len(self.widths) - 1:
+            raise InputError("windows", f"{len(self.widths) - 1} × (Z, Y, X)", repr(self.windows))
 
     def kernel(self, width: int, level: int = 0) -> Window:
         """A kernel `width` wide in Y and X, and about as far in Z, if 3-D: the higher the voxels
@@ -204,16 +212,6 @@ class Stepped(Network):
         def base(self) -> int: ...
         @property
         def joining(self) -> str: ...
-
-    def __post_init__(self) -> None:
-        choice(self.ndim, "ndim", (2, 3))
-        choice(self.joining, "skip", ("add", "concat"))
-        for name in ("inputs", "outputs", "depth", "base"):
-            positive_int(getattr(self, name), "width" if name == "base" else name)
-        if self.windows is not None and (
-            len(self.windows) != self.depth - 1 or any(len(window) != 3 for window in self.windows)
-        ):
-            raise InputError("windows", f"{self.depth - 1} × (Z, Y, X)", self.windows)
 
     @cached_property
     def widths(self) -> tuple[int, ...]:

@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..engine.backend import empty, placed
+from ..engine.checks import checked, one_of, real, whole
 from ..engine.types import Array, Shape
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.pointwise import relu_backward
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.strided import join_backward, join_forward
-from .layout import Stepped, Window
+from .layout import CHANNELS, LEVELS, WINDOWS, Stepped, Window
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ class PlainUNet(Stepped):
         still higher than wide, kernels have the fewer taps along Z.
     """
 
-    ndim: int = 2
-    inputs: int = 1
-    outputs: int = 1
-    depth: int = 3
-    width: int = 64
-    skip: Literal["add", "concat"] = "add"
-    windows: tuple[tuple[int, int, int], ...] | None = None
-    gain: float = 10.0
-    aspect: float = 1.0
+    ndim: int = checked(one_of(2, 3), 2)
+    inputs: int = checked(CHANNELS, 1)
+    outputs: int = checked(CHANNELS, 1)
+    depth: int = checked(whole(1, LEVELS), 3)
+    width: int = checked(CHANNELS, 64)
+    skip: Literal["add", "concat"] = checked(one_of("add", "concat"), "add")
+    windows: tuple[tuple[int, int, int], ...] | None = checked(WINDOWS, None)
+    gain: float = checked(real(0, above=True), 10.0)
+    aspect: float = checked(real(0, above=True), 1.0)
 
     momentum = 0.0  # there is no norm
     norms: ClassVar[dict[str, int]] = {}

@@ -29,12 +29,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engine.backend import empty
+from ..engine.checks import checked, maybe, one_of, real, whole
 from ..engine.types import Array, Shape
 from ..ops.add import add_forward
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
 from ..ops.norm import batch_affine, batch_norm_backward, normalised
 from ..ops.strided import join_backward, join_forward, strided_conv_backward, strided_conv_forward
-from .layout import EPSILON, Stepped, Window
+from .layout import CHANNELS, EPSILON, LEVELS, WINDOWS, Stepped, Window
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ class ResidualUNet(Stepped):
         still higher than wide, kernels have the fewer taps along Z.
     """
 
-    ndim: int = 2
-    inputs: int = 1
-    outputs: int = 1
-    depth: int = 3
-    width: int | None = None
-    skip: Literal["add", "concat"] | None = None
-    windows: tuple[tuple[int, int, int], ...] | None = None
-    momentum: float = 0.003
-    aspect: float = 1.0
+    ndim: int = checked(one_of(2, 3), 2)
+    inputs: int = checked(CHANNELS, 1)
+    outputs: int = checked(CHANNELS, 1)
+    depth: int = checked(whole(1, LEVELS), 3)
+    width: int | None = checked(maybe(CHANNELS), None)
+    skip: Literal["add", "concat"] | None = checked(one_of(None, "add", "concat"), None)
+    windows: tuple[tuple[int, int, int], ...] | None = checked(WINDOWS, None)
+    momentum: float = checked(real(0, 1), 0.003)
+    aspect: float = checked(real(0, above=True), 1.0)
 
     @property
     def base(self) -> int:

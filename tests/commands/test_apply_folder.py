@@ -161,3 +161,16 @@ def test_images_whose_results_would_have_one_name(here, capsys):
     tiff.write("in/0.tiff", counts(40, 40))
     assert apply("in", "out") == 2
     assert "0.tif and 0.tiff" in capsys.readouterr().err
+
+
+def test_many_files_are_told_of_from_the_first_second(here, capsys):
+    assert train() == 0
+    for i in range(20):
+        tiff.write(f"in/more{i}.tif", counts(40, 36))
+    capsys.readouterr()
+    command = ["train", "in", "--recipe", "patches", "-o", "m.npz", "--steps", "1"]
+    assert cli.main(command) == 0
+    assert "looking at:   0%" in capsys.readouterr().err
+    assert apply("in", "out") == 0
+    said = capsys.readouterr().err
+    assert "restoring:   0%" in said and "/24" in said

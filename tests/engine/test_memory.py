@@ -115,3 +115,80 @@ def test_a_cpu_with_too_little_memory_says_how_much_is_needed(monkeypatch):
     with pytest.raises(OutOfMemory, match="^memory: expected .* MiB on 'cpu'") as caught:
         model.fit(picture(), **FIT)
     assert state(model) == before and caught.value.needed > 0 and caught.value.free > 0
+
+
+# ---- limits, and Ctrl-C -------------------------------------------------------------------------
+
+
+def python(code):
+    """(what a process of its own writes to stdout, to stderr)."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_free_memory_is_what_the_limit_of_a_process_leaves():
+    pytest.importorskip("resource")
+    out, _ = python(
+        "import resource\nfrom ssi_cupy.engine.memory import free_memory\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))\n"
+        "print(free_memory())"
+    )
+    assert 2**26 < int(out) <= 2**27
+
+
+def test_free_memory_is_what_all_groups_of_the_process_leave(tmp_path, monkeypatch):
+    """In version 2 of control groups a limit may be set anywhere above the process's own."""
+    (tmp_path / "groups" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "own").write_text("1:name=old:/x\n0::/a/b\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "groups")
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
+    for group, limit, used, free in (("a/b", 9000, 1000, 8000), ("a", 5000, 1000, 4000),
+                                     (".", 2500, 1000, 1500)):  # fmt: skip
+        (tmp_path / "groups" / group / "memory.max").write_text(f"{limit}")
+        (tmp_path / "groups" / group / "memory.current").write_text(f"{used}")
+        assert memory.free_memory() == free
+
+
+def test_too_little_memory_says_what_to_set():
+    error = OutOfMemory("cpu", 2**30, 2**20)
+    for part in ("1,024 MiB", "1 MiB", "tile_size", "patch"):
+        assert part in str(error)
+
+
+def test_no_line_of_python_runs_when_a_view_of_the_pool_is_gone():
+    """What is raised in a finaliser written in Python, as Ctrl-C may be, is reported and lost."""
+    import sys
+
+    with memory.Pool() as pool:
+        array = memory.empty((3, 4), np.float32)
+        address, seen = array.ctypes.data, []
+        sys.setprofile(lambda frame, event, _: seen.append(event))
+        del array
+        sys.setprofile(None)
+        assert "call" not in seen
+        assert memory.empty((3, 4), np.float32).ctypes.data == address and pool.misses == 1
+
+
+def test_a_pool_that_is_dropped_frees_its_memory_at_once_and_spares_what_is_in_use():
+    gc.collect()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        with memory.Pool():
+            used = memory.empty(2**18, np.float32)
+            used[...] = 3
+            memory.empty(2**20, np.float32)
+        assert tracemalloc.get_traced_memory()[0] < 3 * 2**20
+        assert (used == 3).all()
+    finally:
+        tracemalloc.stop()
+        gc.enable()

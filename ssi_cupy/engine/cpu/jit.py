@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import types
 import zlib
 
-log = logging.getLogger("ssi_cupy")
+from .compile_cache import say_no_cache, seal
 
 
 class Inline:
@@ -42,24 +41,32 @@ def njit(function, **options):
     """numba's, cached on disk where that can be written."""
     import numba
 
-    return _cached(functools.partial(numba.njit, error_model=ERRORS, **options), function)
+    made = numba.njit(function, error_model=ERRORS, **options)
+    _keep(made)
+    return made
 
 
 def cfunc(function, operands):
     """`function` of that many integers, which returns one, as a C function with an `address`."""
-    import numba
+    from numba.core.ccallback import CFunc
+    from numba.core.sigutils import normalize_signature
     from numba.core.types import intp
 
-    signature = intp(*[intp] * operands)
-    return _cached(functools.partial(numba.cfunc, signature), resolved(function))
+    signature = normalize_signature(intp(*[intp] * operands))
+    made = CFunc(resolved(function), signature, locals={}, options={})
+    _keep(made)
+    made.compile()
+    return made
 
 
-def _cached(decorator, function):
+def _keep(made):
+    """Let numba keep what it compiles on disk, where there is a folder for that."""
     try:
-        return decorator(cache=True)(function)
-    except RuntimeError as error:  # no folder to cache in: say once what that costs
-        _say_no_cache(str(error))
-        return decorator()(function)
+        made.enable_caching()
+    except RuntimeError as error:
+        say_no_cache(str(error))
+    else:
+        seal(made._cache)
 
 
 class Piece:
@@ -189,16 +196,3 @@ def fingerprint(function):
             inner = getattr(value, "function", None)
             text += str(fingerprint(inner)) if inner else value.source()
     return zlib.crc32(text.encode())
-
-
-def _say_no_cache(error):
-    if not _said:
-        log.warning(
-            "compiled loops cannot be kept (%s): every new process compiles them again, for about "
-            "half a minute; set NUMBA_CACHE_DIR to a folder that can be written to avoid that",
-            error,
-        )
-    _said.append(error)
-
-
-_said = []  # each loop has an error of its own

@@ -9,7 +9,7 @@ import pytest
 
 from ssi_cupy.engine import backend
 from ssi_cupy.engine.backend import Loop
-from ssi_cupy.engine.cpu import jit, parallel_for, threads
+from ssi_cupy.engine.cpu import compile_cache, parallel_for, threads
 
 
 @pytest.fixture(autouse=True)
@@ -140,11 +140,13 @@ def test_a_container_may_use_fewer_processors_than_it_sees(monkeypatch, tmp_path
 
 def test_where_nothing_can_be_cached_loops_are_compiled_again(monkeypatch, caplog):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    monkeypatch.setattr(jit, "_said", [])
+    monkeypatch.setattr(compile_cache, "_said", {})
     parallel_for.compiled_share.cache_clear()
     times = np.zeros(64)
     for _ in range(2):
         Loop(count.loop)(64, times, 1)
     np.testing.assert_array_equal(times, 2)
-    assert len(jit._said) > 1 == caplog.text.count("compiled loops cannot be kept")
+    assert (
+        len(compile_cache._said["none"]) > 1 == caplog.text.count("compiled loops cannot be kept")
+    )
     parallel_for.compiled_share.cache_clear()

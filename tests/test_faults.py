@@ -1,0 +1,189 @@
+"""Faults that cross folders: numbers beyond float32, Ctrl-C, a fit beside a prediction."""
+
+import gc
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import ssi_cupy
+from small_runs import PSF, picture, trained
+from ssi_cupy import degrade
+from ssi_cupy.commands import apply_folder, cli
+from ssi_cupy.engine.checks import InputError, OutOfMemory
+from ssi_cupy.files import tiff
+from ssi_cupy.inference import predict
+from ssi_cupy.training.progress import Interrupts
+
+FIT = {"num_iter": 2, "progress": False}
+
+
+# ---- numbers ------------------------------------------------------------------------------------
+
+
+def restored(image):
+    return ssi_cupy.deconvolve(image, PSF, **FIT)
+
+
+@pytest.mark.parametrize("change", [
+    lambda y: y * 2.5 + 1e9, lambda y: y * 1e-300, lambda y: (y - 0.5) * 6e38,
+    lambda y: y * 1e39, lambda y: y * 1e300, lambda y: y - 1e12,
+], ids=str)  # fmt: skip
+def test_what_float32_cannot_hold_is_refused_by_name(change):
+    image = change(picture().astype(np.float64))
+    for function in (restored, lambda y: ssi_cupy.denoise(y, **FIT), trained,
+                     lambda y: trained([y, y], ssi_cupy.recipes.DECONOISING)):  # fmt: skip
+        with pytest.raises(InputError, match="image"):
+            function(image)
+
+
+@pytest.mark.parametrize("scale, offset", [(2.5, 1e5), (1e-30, 0.0), (1e30, 0.0), (1.0, -3e4)])
+def test_what_it_can_hold_is_restored_as_the_same_image_in_other_units(scale, offset):
+    image = picture().astype(np.float64)
+    plain, other = restored(image), restored(image * scale + offset)
+    step = np.spacing(np.float32(abs(offset) + 1.3 * scale))
+    assert np.abs(other.astype(float) - (plain.astype(float) * scale + offset)).max() < (
+        0.02 * scale + 2 * step
+    )
+    assert np.ptp(other) > 0.1 * scale
+
+
+def test_an_image_far_outside_what_a_model_knows_is_refused():
+    model = trained()
+    with pytest.raises(InputError, match="image: expected values like"):
+        model.predict(picture().astype(np.float64) * 1e300)
+
+
+def test_normalising_keeps_a_small_contrast_on_a_large_offset():
+    image = picture().astype(np.float64)
+    plain = degrade.normalise(image)
+    assert np.allclose(degrade.normalise(image * 2.5 + 1e9), plain, atol=1e-5)
+    assert np.allclose(degrade.normalise(image * 1e-300), plain, atol=1e-6)
+
+
+# ---- Ctrl-C -------------------------------------------------------------------------------------
+
+
+class Swallows:
+    """A finaliser in which what Ctrl-C raises is lost: Python reports it, and goes on."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10):  # here Python looks for signals
+            pass
+
+
+@pytest.fixture
+def lost():
+    """What Ctrl-C does at a bad moment."""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def interrupt():
+        Swallows()
+        gc.collect()
+
+    return interrupt
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_was_lost_in_a_finaliser_ends_an_inference_at_the_next_tile(lost, monkeypatch):
+    model, tiles, really = trained(), [], predict._network
+
+    def network(model, y):
+        tiles.append(y.shape)
+        if len(tiles) == 2:
+            lost()
+        return really(model, y)
+
+    monkeypatch.setattr(predict, "_network", network)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(picture((200, 200)), tile_size=64, tile_overlap=8)
+    assert len(tiles) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_and_a_folder_at_the_next_file(lost, monkeypatch, tmp_path):
+    model, seen, really = trained(), [], tiff.write
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        tiff.write(tmp_path / "in" / f"{i}.tif", picture(), "YX")
+
+    def write(path, *arguments, **options):
+        seen.append(path)
+        really(path, *arguments, **options)
+        if len(seen) == 2:
+            lost()
+
+    monkeypatch.setattr(tiff, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        apply_folder.apply(model, tmp_path / "in", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["0.tif", "1.tif"]  # whole, and no scraps
+
+
+def test_interrupts_leave_other_threads_and_other_handlers_alone():
+    def own(number, frame):
+        pass
+
+    before = signal.signal(signal.SIGINT, own)
+    try:
+        with Interrupts() as interrupts:
+            assert signal.getsignal(signal.SIGINT) is own
+            interrupts.check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(Interrupts().__enter__().check()))
+    thread.start()
+    thread.join()
+    assert found == [None]
+
+
+# ---- a fit and a prediction of one model at once ----------------------------------------------
+
+
+def test_a_prediction_during_a_fit_is_that_of_the_model_before():
+    model, image, other = trained(), picture(), picture(seed=5) * 100 + 1000
+    before, found = model.predict(image), []
+    model.fit(other, steps=3, progress=False, callback=lambda _: found.append(model.predict(image)))
+    assert len(found) == 3 and all(np.array_equal(before, one) for one in found)
+    assert np.array_equal(model.predict(other), trained(other).predict(other))
+
+
+def test_a_fit_that_ends_during_a_prediction_changes_nothing_in_it(monkeypatch):
+    model, image, other = trained(), picture((64, 64)), picture((64, 64), seed=5) * 100 + 1000
+    options = {"tile_size": 32, "tile_overlap": 8}
+    expected, really, calls = model.predict(image, **options), predict._network, []
+
+    def network(one, y):
+        calls.append(y.shape)
+        if len(calls) == 2:
+            monkeypatch.setattr(predict, "_network", really)
+            model.fit(other, steps=2, progress=False)
+        return really(one, y)
+
+    monkeypatch.setattr(predict, "_network", network)
+    assert np.array_equal(model.predict(image, **options), expected)
+
+
+# ---- memory, and what the command line says ---------------------------------------------------
+
+
+def test_too_little_memory_is_one_line(monkeypatch, tmp_path, capsys):
+    def none(*_, **__):
+        raise OutOfMemory("cpu", 2**40, 2**20)
+
+    tiff.write(tmp_path / "in.tif", picture(), "YX")
+    monkeypatch.setattr("ssi_cupy.restore.denoise", none)
+    assert cli.main(["denoise", str(tmp_path / "in.tif"), "-o", str(tmp_path / "o.tif")]) == 2
+    said = capsys.readouterr().err
+    assert "tile_size" in said and len(said.splitlines()) == 1
+
+
+def test_a_hard_link_to_the_input_is_the_input(tmp_path, capsys):
+    tiff.write(tmp_path / "in.tif", picture(), "YX")
+    os.link(tmp_path / "in.tif", tmp_path / "out.tif")
+    assert cli.main(["denoise", str(tmp_path / "in.tif"), "-o", str(tmp_path / "out.tif")]) == 2
+    assert "another file than IN" in capsys.readouterr().err
