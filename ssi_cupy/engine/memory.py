@@ -27,9 +27,7 @@ from .gpu import driver
 def free_memory(like=None):
     """Bytes that can be had on the device of `like` without driving anything else out."""
     if is_cupy(like):
-        cupy = sys.modules["cupy"]
-        free, _ = cupy.cuda.runtime.memGetInfo()
-        return free + cupy.get_default_memory_pool().free_bytes()
+        return driver.available()
     try:
         found = [_available(Path("/proc/meminfo").read_text())]
     except (OSError, KeyError, ValueError):  # not Linux
@@ -214,7 +212,7 @@ def enough_memory(device):
     gc.collect()  # a tape and its variables refer to each other
     if device == "cuda":
         driver.device_pool().free_all_blocks()
-    raise OutOfMemory(device, needed, driver.free() if device == "cuda" else free_memory())
+    raise OutOfMemory(device, needed, driver.available() if device == "cuda" else free_memory())
 
 
 def _needed(error):
