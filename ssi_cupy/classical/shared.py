@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engine.backend import namespace
+from ..engine.backend import is_cupy, moved, namespace
 from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
 from ..physics import PSFConvolution
 
@@ -117,6 +117,8 @@ def curvature(x, smoothing):
 
 def inputs(image, psf, nonnegative=False):
     """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
+    if is_cupy(image):
+        psf = moved(psf, image)  # small, and mostly computed on the CPU
     xp = namespace(image, psf)
     image = varying(real_array(image, "image", ndim=(2, 3)), "image")
     if nonnegative and float(image.min()) < 0:

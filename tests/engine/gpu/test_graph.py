@@ -17,6 +17,7 @@ import ssi_cupy
 from emulation import emulator, fake_cupy
 from small_runs import PSF, picture, small
 from ssi_cupy import masking, physics, recipes
+from ssi_cupy.classical import shared
 from ssi_cupy.engine import backend
 from ssi_cupy.engine.checks import OutOfMemory
 from ssi_cupy.engine.gpu import driver
@@ -255,3 +256,14 @@ def test_a_limit_of_the_pool_is_kept_to(device):
             cupy.zeros(1 << 22, np.uint8)
     device.pool.set_limit(1)
     assert backend.free_memory(held) == 0
+
+
+def test_a_psf_of_the_cpu_follows_the_image_to_a_classical_method(device):
+    import cupy
+
+    cupy.pad = lambda a, widths: fake_cupy._computed(lambda v: np.pad(v, widths), a)
+    image = cupy.asarray(picture((18, 21)))
+    xp, y, psf = shared.inputs(image, PSF)
+    assert xp is cupy and type(y) is type(psf) is cupy.ndarray
+    with pytest.raises(ValueError, match="^arrays: "):
+        shared.inputs(picture((18, 21)), cupy.asarray(PSF))
