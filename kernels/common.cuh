@@ -55,6 +55,25 @@ struct Array {
 
 __device__ inline int64 thread_index() { return int64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
+// A pixel's line and column, counted in I: uint32 wherever the map is small enough, as a division of
+// 64-bit numbers takes some hundred instructions.
+template <class I>
+struct Place {
+    I z, y, x;
+    __device__ Place(I p, I height, I width) {
+        const I line = p / width;
+        x = p - line * width;
+        z = line / height;
+        y = line - z * height;
+    }
+};
+
+// Whether the pixels of a channel, and a grid's step beyond them, are numbers of 32 bits.
+template <class T>
+__device__ inline bool counted_in_32_bits(const Array<T, 5>& map) {
+    return map.shape[2] * map.shape[3] * map.shape[4] < (1ll << 31);
+}
+
 // ---- sums over the threads of a block ---------------------------------------------------------
 //
 // In an order that the number of threads alone decides: no atomics.

@@ -98,9 +98,11 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
     real* const weights = shared + staged * tall * length;
 
     const int64 tiles_x = (y.shape[4] + blockDim.x * PIXELS - 1) / (blockDim.x * PIXELS);
-    const int64 y0 = blockIdx.x / tiles_x * blockDim.y;
-    const int64 x0 = blockIdx.x % tiles_x * blockDim.x * PIXELS;
-    const int64 n = blockIdx.z / y.shape[2], z = blockIdx.z % y.shape[2];
+    // tiles of all planes along X, for along Z a grid ends at 65535
+    const int64 tiles = tiles_x * ((y.shape[3] + blockDim.y - 1) / blockDim.y);
+    const int64 at = blockIdx.x % tiles, of = blockIdx.x / tiles;
+    const int64 y0 = at / tiles_x * blockDim.y, x0 = at % tiles_x * blockDim.x * PIXELS;
+    const int64 n = of / y.shape[2], z = of % y.shape[2];
     const int64 line = y0 + threadIdx.y, column = x0 + threadIdx.x * PIXELS;
     const bool inside = line < y.shape[3] && column < y.shape[4];
     const real* const filters = &w(blockIdx.y, 0, 0);
@@ -165,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
     if (thread >= 2 * OUTS || channel >= y.shape[1]) return;
     float64 total = 0;
     for (int warp = 0; warp < per_slice / 32; ++warp) total += moments[thread / 2][thread % 2][warp];
-    sums(blockIdx.z * int64(gridDim.x) + blockIdx.x, thread % 2, channel) = total;
+    sums(blockIdx.x, thread % 2, channel) = total;
 }
 
 // ---- gradient by the weights ------------------------------------------------------------------

@@ -19,9 +19,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) direct_convolution_kernel(
     const int threads = int(blockDim.x * blockDim.y);
     const int thread = int(threadIdx.x + blockDim.x * threadIdx.y);
     const int64 tiles_x = (y.shape[3] + blockDim.x * PIXELS - 1) / (blockDim.x * PIXELS);
-    const int64 y0 = blockIdx.x / tiles_x * blockDim.y;
-    const int64 x0 = blockIdx.x % tiles_x * blockDim.x * PIXELS;
-    const int64 z = blockIdx.y, c = blockIdx.z;
+    // tiles of all planes along X, for along Y and Z a grid ends at 65535
+    const int64 tiles = tiles_x * ((y.shape[2] + blockDim.y - 1) / blockDim.y);
+    const int64 at = blockIdx.x % tiles, of = blockIdx.x / tiles;
+    const int64 y0 = at / tiles_x * blockDim.y, x0 = at % tiles_x * blockDim.x * PIXELS;
+    const int64 c = of / y.shape[1], z = of % y.shape[1];
 
     real acc[PIXELS] = {};
     for (int dz = 0; dz < kz; ++dz) {

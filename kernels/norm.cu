@@ -124,22 +124,26 @@ extern "C" __global__ void batch_norm_sums_kernel(
     }
 }
 
-// What the next kernel takes from the sums, and (gγ, gβ). One thread per channel.
+// What the next kernel takes from the sums, and (gγ, gβ). One block per channel.
 extern "C" __global__ void batch_norm_coefficients_kernel(
     Array<const float64, 3> partial, Array<const real, 2> affine, Array<const float64, 2> found,
     Array<real, 2> coefficients, Array<real, 1> g_gamma, Array<real, 1> g_beta, int64 count
 ) {
-    const int64 c = thread_index(), parts = partial.shape[0], channels = partial.shape[2];
-    if (c >= channels) return;
+    __shared__ float64 shared[32];
+    const int64 c = blockIdx.x, parts = partial.shape[0], channels = partial.shape[2];
     const int64 branches = affine.shape[1] / channels;
     float64 totals = 0, products = 0;
     for (int64 branch = 0; branch < branches; ++branch) {
         const int64 last = (branch + 1) * parts / branches;
         float64 total = 0, product = 0;
-        for (int64 part = branch * parts / branches; part < last; ++part) {
+        for (int64 part = branch * parts / branches + threadIdx.x; part < last;
+             part += blockDim.x) {
             total += partial(part, 0, c);
             product += partial(part, 1, c);
         }
+        total = block_sum(total, shared);
+        product = block_sum(product, shared);
+        if (threadIdx.x > 0) continue;
         const int64 column = branch * channels + c;
         const float64 inverse_std = found(1, column);
         product *= inverse_std;
@@ -150,6 +154,7 @@ extern "C" __global__ void batch_norm_coefficients_kernel(
         totals += total;
         products += product;
     }
+    if (threadIdx.x > 0) return;
     g_gamma(c) = products;
     g_beta(c) = totals;
 }

@@ -5,19 +5,22 @@
 
 #include "common.cuh"
 
-extern "C" __global__ void max_pool_forward_kernel(
-    Array<const real, 5> x, Array<const real, 2> affine, Array<real, 5> y, int64 wz, int64 wy,
-    int64 wx
+template <class I>
+__device__ inline void max_pool_forward(
+    const Array<const real, 5>& x, const Array<const real, 2>& affine, const Array<real, 5>& y,
+    I wz, I wy, I wx
 ) {
-    const int64 n = blockIdx.x / y.shape[1], c = blockIdx.x % y.shape[1];
-    const int64 height = y.shape[3], width = y.shape[4], pixels = y.shape[2] * height * width;
-    for (int64 p = int64(blockIdx.y) * blockDim.x + threadIdx.x; p < pixels;
-         p += int64(gridDim.y) * blockDim.x) {
-        const int64 j = p % width, i = p / width % height, z = p / width / height;
+    const uint32 channels = uint32(y.shape[1]);
+    const int64 n = blockIdx.x / channels, c = blockIdx.x % channels;
+    const I height = I(y.shape[3]), width = I(y.shape[4]);
+    const I pixels = I(y.shape[2]) * height * width;
+    for (I p = I(blockIdx.y) * blockDim.x + threadIdx.x; p < pixels; p += I(gridDim.y) * blockDim.x) {
+        const Place<I> at(p, height, width);
+        const I z = at.z, i = at.y, j = at.x;
         real best = activated(x(n, c, z * wz, i * wy, j * wx), affine, c);
-        for (int64 dz = 0; dz < wz; ++dz)
-            for (int64 dy = 0; dy < wy; ++dy)
-                for (int64 dx = 0; dx < wx; ++dx) {
+        for (I dz = 0; dz < wz; ++dz)
+            for (I dy = 0; dy < wy; ++dy)
+                for (I dx = 0; dx < wx; ++dx) {
                     const real v =
                         activated(x(n, c, z * wz + dz, i * wy + dy, j * wx + dx), affine, c);
                     best = v > best ? v : best;
@@ -26,32 +29,55 @@ extern "C" __global__ void max_pool_forward_kernel(
     }
 }
 
+extern "C" __global__ void max_pool_forward_kernel(
+    Array<const real, 5> x, Array<const real, 2> affine, Array<real, 5> y, int64 wz, int64 wy,
+    int64 wx
+) {
+    if (counted_in_32_bits(y))
+        max_pool_forward<uint32>(x, affine, y, wz, wy, wx);
+    else
+        max_pool_forward<int64>(x, affine, y, wz, wy, wx);
+}
+
 // gx is gy where its pixel was the first maximum of its window, else 0; `plus` is added.
+template <class I>
+__device__ inline void max_pool_backward(
+    const Array<const real, 5>& x, const Array<const real, 2>& affine, const Array<const real, 5>& gy,
+    const Array<const real, 5>& plus, const Array<real, 5>& gx, I wz, I wy, I wx
+) {
+    const uint32 channels = uint32(gx.shape[1]);
+    const int64 n = blockIdx.x / channels, c = blockIdx.x % channels;
+    const I height = I(gx.shape[3]), width = I(gx.shape[4]);
+    const I pixels = I(gx.shape[2]) * height * width;
+    const bool add = plus.size() > 0;
+    for (I p = I(blockIdx.y) * blockDim.x + threadIdx.x; p < pixels; p += I(gridDim.y) * blockDim.x) {
+        const Place<I> at(p, height, width);
+        const I z = at.z, i = at.y, j = at.x;
+        const I qz = z / wz, qy = i / wy, qx = j / wx;
+        real g = add ? plus(n, c, z, i, j) : real(0);
+        if (qz < gy.shape[2] && qy < gy.shape[3] && qx < gy.shape[4]) {
+            I winner = 0, place = 0;
+            real best = activated(x(n, c, qz * wz, qy * wy, qx * wx), affine, c);
+            for (I dz = 0; dz < wz; ++dz)
+                for (I dy = 0; dy < wy; ++dy)
+                    for (I dx = 0; dx < wx; ++dx, ++place) {
+                        const real v = activated(
+                            x(n, c, qz * wz + dz, qy * wy + dy, qx * wx + dx), affine, c
+                        );
+                        if (v > best) best = v, winner = place;
+                    }
+            if (winner == ((z % wz) * wy + i % wy) * wx + j % wx) g += gy(n, c, qz, qy, qx);
+        }
+        gx(n, c, z, i, j) = g;
+    }
+}
+
 extern "C" __global__ void max_pool_backward_kernel(
     Array<const real, 5> x, Array<const real, 2> affine, Array<const real, 5> gy,
     Array<const real, 5> plus, Array<real, 5> gx, int64 wz, int64 wy, int64 wx
 ) {
-    const int64 n = blockIdx.x / gx.shape[1], c = blockIdx.x % gx.shape[1];
-    const int64 height = gx.shape[3], width = gx.shape[4], pixels = gx.shape[2] * height * width;
-    const bool add = plus.size() > 0;
-    for (int64 p = int64(blockIdx.y) * blockDim.x + threadIdx.x; p < pixels;
-         p += int64(gridDim.y) * blockDim.x) {
-        const int64 j = p % width, i = p / width % height, z = p / width / height;
-        const int64 qz = z / wz, qy = i / wy, qx = j / wx;
-        real g = add ? plus(n, c, z, i, j) : real(0);
-        if (qz < gy.shape[2] && qy < gy.shape[3] && qx < gy.shape[4]) {
-            int64 at = 0, place = 0;
-            real best = activated(x(n, c, qz * wz, qy * wy, qx * wx), affine, c);
-            for (int64 dz = 0; dz < wz; ++dz)
-                for (int64 dy = 0; dy < wy; ++dy)
-                    for (int64 dx = 0; dx < wx; ++dx, ++place) {
-                        const real v = activated(
-                            x(n, c, qz * wz + dz, qy * wy + dy, qx * wx + dx), affine, c
-                        );
-                        if (v > best) best = v, at = place;
-                    }
-            if (at == ((z % wz) * wy + i % wy) * wx + j % wx) g += gy(n, c, qz, qy, qx);
-        }
-        gx(n, c, z, i, j) = g;
-    }
+    if (counted_in_32_bits(gx))
+        max_pool_backward<uint32>(x, affine, gy, plus, gx, wz, wy, wx);
+    else
+        max_pool_backward<int64>(x, affine, gy, plus, gx, wz, wy, wx);
 }

@@ -132,8 +132,10 @@ __device__ inline void correlate(
     const int octets = int(x.shape[1] + 7) / 8;
     const int height = int(y.shape[3]), width = int(y.shape[4]);
     const int across = (width + columns - 1) / columns;
-    const int y0 = int(blockIdx.x) / across * lines, x0 = int(blockIdx.x) % across * columns;
-    const int depth = int(y.shape[2]), n = int(blockIdx.z) / depth, z = int(blockIdx.z) % depth;
+    const int tiles = across * ((height + lines - 1) / lines);  // of a plane
+    const int at = int(blockIdx.x) % tiles, of = int(blockIdx.x) / tiles;
+    const int y0 = at / across * lines, x0 = at % across * columns;
+    const int depth = int(y.shape[2]), n = of / depth, z = of % depth;
     const int first_out = int(blockIdx.y * blockDim.y + threadIdx.y) * M * 16;
     const int64 block = int64(octets) * kz * taps * 128, all = w.shape[1] * w.shape[2];
     const float32* const weights = w.data + first_out / 16 * block + lane * 4;
@@ -235,7 +237,7 @@ __device__ inline void correlate(
         if (channel >= y.shape[1]) continue;
         float64 total = 0;
         for (int warp = 0; warp < warps; ++warp) total += shared[i * warps + warp];
-        sums(blockIdx.z * int64(gridDim.x) + blockIdx.x, i / outs, channel) = total;
+        sums(blockIdx.x, i / outs, channel) = total;
     }
 }
 

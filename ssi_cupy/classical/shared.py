@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import namespace
+from ..engine.backend import is_cupy, moved, namespace
 from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
 from ..engine.types import Array, ArrayLike, Float32Array, Mode, Shape
 from ..physics import PSFConvolution
@@ -121,6 +121,8 @@ def curvature(x: Array, smoothing: float) -> Array:
 
 def inputs(image: ArrayLike, psf: ArrayLike, nonnegative: bool = False) -> tuple[Any, Array, Array]:
     """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
+    if is_cupy(image):
+        psf = moved(psf, image)  # small, and mostly computed on the CPU
     xp = namespace(image, psf)
     image = varying(real_array(image, "image", ndim=(2, 3)), "image")
     if nonnegative and float(image.min()) < 0:

@@ -30,9 +30,7 @@ from .types import Array, DTypeLike, Shape, T
 def free_memory(like: object = None) -> int:
     """Bytes that can be had on the device of `like` without driving anything else out."""
     if is_cupy(like):
-        cupy = sys.modules["cupy"]
-        free, _ = cupy.cuda.runtime.memGetInfo()
-        return free + cupy.get_default_memory_pool().free_bytes()
+        return driver.available()
     try:
         found = [_available(Path("/proc/meminfo").read_text())]
     except (OSError, KeyError, ValueError):  # not Linux
@@ -272,7 +270,7 @@ def enough_memory(device: str) -> Iterator[None]:
     gc.collect()  # a tape and its variables refer to each other
     if device == "cuda":
         driver.device_pool().free_all_blocks()
-    raise OutOfMemory(device, needed, driver.free() if device == "cuda" else free_memory())
+    raise OutOfMemory(device, needed, driver.available() if device == "cuda" else free_memory())
 
 
 def _needed(error):

@@ -193,15 +193,13 @@ def forward_launch(n: int, args: tuple[Any, ...], threads: int) -> Grid:
     """The grid of conv_forward_kernel."""
     x, y, (kz, ky, kx) = args[0], args[5], args[7:10]
     planes = x.shape[1] * kz
-    _, columns, lines, slices = tiles_on_cuda(y.shape, planes, threads)
+    tiles, columns, lines, slices = tiles_on_cuda(y.shape, planes, threads)
     numbers = (lines + ky - 1) * _row_length(PIXELS * columns, kx) + ky * kx * OUTS
     fit = SHARED // (x.itemsize * numbers * slices)  # planes, as in conv.cu
     shared = slices * max(1, min(fit, 4)) * numbers
     if slices > 1:
         shared = max(shared, 4 * PIXELS * threads)
-    across = -(-y.shape[4] // (PIXELS * columns)) * -(-y.shape[3] // lines)
-    grid = across, -(-y.shape[1] // OUTS), y.shape[0] * y.shape[2]
-    return grid, (columns, lines, slices), shared * x.itemsize
+    return (tiles, -(-y.shape[1] // OUTS)), (columns, lines, slices), shared * x.itemsize
 
 
 def weights_launch(n: int, args: tuple[Any, ...], threads: int) -> Grid:

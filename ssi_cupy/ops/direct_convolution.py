@@ -103,7 +103,7 @@ def _launch(n, args, threads):
     length = 4 * columns + (0 if kx == 1 else 4 if kx <= 5 else -(-kx // 4) * 4)
     shared = (lines + ky - 1) * length + ky * kx
     tiles = -(-y.shape[3] // (4 * columns)) * -(-y.shape[2] // lines)
-    return (tiles, y.shape[1], y.shape[0]), (columns, lines), shared * x.itemsize
+    return (tiles * y.shape[1] * y.shape[0],), (columns, lines), shared * x.itemsize
 
 
 @kernel(launch=_launch)

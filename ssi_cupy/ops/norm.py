@@ -32,7 +32,7 @@ import numpy as np
 
 from ..engine.backend import contiguous, empty, inline, kernel
 from ..engine.checks import InputError
-from ..engine.gpu.launch import block_per_item, blocks_per_item, threads_per_item
+from ..engine.gpu.launch import block_per_item, blocks_per_item
 from ..engine.types import Array
 from ..tape import op
 
@@ -283,7 +283,7 @@ def batch_norm_sums_kernel(start, stop, x, affine, gy, found, partial, relu, blo
         partial[part, 0, channel], partial[part, 1, channel] = total, product
 
 
-@kernel(grain=1024, launch=threads_per_item(1))
+@kernel(grain=1024, launch=block_per_item)
 def batch_norm_coefficients_kernel(
     start, stop, partial, affine, found, coefficients, g_gamma, g_beta, count
 ):

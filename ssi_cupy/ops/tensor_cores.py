@@ -121,7 +121,7 @@ class Cut:
 
     @property
     def tiles(self) -> int:
-        return self.grid[0] * self.grid[2]
+        return self.grid[0]
 
     @property
     def blocks(self) -> int:
@@ -152,7 +152,7 @@ def forward_cut(shape: Shape, inputs: int, kernel_size: Shape, threads: int) -> 
     across = most // along
     while True:
         lines = across * (64 if tall == 2 else 32) // columns
-        grid = -(-height // lines) * -(-width // columns), blocks, n * depth
+        grid = -(-height // lines) * -(-width // columns) * n * depth, blocks, 1
         if across == 1 or (math.prod(grid) >= ENOUGH and lines < 2 * height):
             break
         across //= 2

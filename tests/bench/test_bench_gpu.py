@@ -250,3 +250,8 @@ def test_every_part_stops_beginning_new_work_in_time():
     small = steps.recipe("noise2same")
     assert small.patch == 32 and small.network.width == 8
     assert dataclasses.replace(small, patch=None) != recipes.NOISE2SAME
+
+
+def test_the_speed_of_a_size_is_that_of_the_whole_image(monkeypatch):
+    with fake_cupy.installed(monkeypatch):
+        assert speed.training(1040).source.shape[-2:] == (1040, 1040)

@@ -65,6 +65,7 @@ class Emulator:
     def __call__(self, kernel, n, *args, scratch=0):
         if n:
             grid, block, shared = kernel.launch(n, args, self.threads)
+            check_launch(kernel.__name__, grid, block, shared)
             self.run(kernel.stem, kernel.__name__, args, grid, block, shared)
 
     def run(self, stem, name, args, grid, block, shared=0, text=None):
@@ -97,6 +98,21 @@ class _Launch(ctypes.Structure):
         ("backwards", ctypes.c_int),
         ("values", ctypes.POINTER(ctypes.c_void_p)),
     ]
+
+
+GRID, BLOCK = (2**31 - 1, 65535, 65535), (1024, 1024, 64)  # the largest of every GPU since 2012
+SHARED = 99 << 10  # bytes of a block that all GPUs since 2020 but the smallest have
+
+
+def check_launch(name, grid, block, shared):
+    """Refuse what a GPU refuses."""
+    for what, sizes, most in (("grid", grid, GRID), ("block", block, BLOCK)):
+        if not all(1 <= n <= m for n, m in zip(sizes, most, strict=False)):
+            raise EmulationError(f"{name}: a {what} of {sizes}, where {most} is the most")
+    if math.prod(block) > 1024:
+        raise EmulationError(f"{name}: a block of {math.prod(block)} threads")
+    if shared > SHARED:
+        raise EmulationError(f"{name}: {shared} bytes of shared memory")
 
 
 def _three(sizes):

@@ -196,6 +196,8 @@ class RawModule:
         launch.restype = ctypes.c_char_p
 
         def function(grid, block, values, shared_mem=0):
+            emulator.check_launch(name, grid, block, shared_mem)
+            assert shared_mem <= function.max_dynamic_shared_size_bytes, "more than was asked for"
             pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
             sizes = emulator._three(grid), emulator._three(block)
             how = emulator._Launch(*sizes, shared_mem, False, pointers)
@@ -256,6 +258,8 @@ def _loops_for_kernels(patch, device):
             kernel.stem, kernel.__name__, args, lambda a: a.data.ptr
         )  # are they right?
         frozen = [_unwrapped(value) for value in args]
+        if n:
+            emulator.check_launch(kernel.__name__, *kernel.launch(n, args, launch.THREADS))
         return n and device.do(lambda: call(kernel, n, *frozen, scratch=scratch))
 
     patch.setattr(backend.Kernel, "__call__", launched)

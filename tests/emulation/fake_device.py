@@ -48,14 +48,15 @@ class MemoryPool:
 
     def __init__(self, device=None):
         self.device = device or the_device()
-        self.free, self.used = {}, 0
+        self.free, self.used, self.limit = {}, 0, 0
 
     def malloc(self, size):
         free = self.free.get(size)
         if free:
             memory = free.pop()
         else:
-            if self.device.allocated + size > self.device.limit:
+            most = self.limit or self.device.limit
+            if self.device.allocated + size > self.device.limit or self.total_bytes() + size > most:
                 raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (fake)")
             memory = np.empty(max(size, 1) + 63, np.uint8)
             at = -memory.ctypes.data % 64
@@ -69,6 +70,12 @@ class MemoryPool:
     def free_all_blocks(self):
         self.device.allocated -= self.free_bytes()
         self.free.clear()
+
+    def set_limit(self, size):
+        self.limit = size
+
+    def get_limit(self):
+        return self.limit
 
     def free_bytes(self):
         return sum(size * len(blocks) for size, blocks in self.free.items())

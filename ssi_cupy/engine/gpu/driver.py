@@ -96,6 +96,14 @@ def free():
     return int(cupy.cuda.Device().mem_info[0])
 
 
+def available():
+    """How many bytes the current device's memory pool can still give: what it holds unused and
+    what the device has free, but no more than the limit that the user has set leaves."""
+    pool = device_pool()
+    found, limit = free() + pool.free_bytes(), pool.get_limit()
+    return min(found, max(limit - pool.used_bytes(), 0)) if limit else found
+
+
 def needed(error):
     """How many bytes cupy could not get, with those that it had, of its error; or None."""
     numbers = re.findall(r"([\d,]+) bytes", str(error))[:2]  # asked for; allocated so far

@@ -167,7 +167,7 @@ def _check_array(name, parameter, array, types):
 
     if not hasattr(array, "dtype") or not hasattr(array, "flags"):
         raise wrong("an array", type(array).__name__)
-    dtype = array.dtype.name
+    dtype = _name(array.dtype)
     if parameter.type in OPEN:
         allowed = OPEN[parameter.type]
         known = types.setdefault(parameter.type, dtype)
@@ -179,6 +179,11 @@ def _check_array(name, parameter, array, types):
         raise wrong(f"{parameter.ndim}-D", f"{array.ndim}-D")
     if not array.flags.c_contiguous:
         raise wrong("C-contiguous", f"of strides {array.strides}")
+
+
+@functools.lru_cache(maxsize=64)
+def _name(dtype):
+    return dtype.name  # numpy makes it anew each time, which takes longer than a launch
 
 
 @functools.cache

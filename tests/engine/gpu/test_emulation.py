@@ -128,6 +128,25 @@ def test_convolution_in_every_cutting(kernel, enough, threads, backwards, monkey
         assert relative(ours, theirs) <= 1e-10
 
 
+@pytest.mark.parametrize("shape", [(66000, 1, 1, 2, 2), (1, 1, 66000, 2, 2)])
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_more_planes_than_a_grid_has_along_z(shape, precision):
+    """A GPU refuses a grid of more than 65535 along Y or Z."""
+    x = np.zeros(shape, np.float32)
+    kz, outputs = (1 if shape[2] == 1 else 3), 33 if precision == "tf32" else 2
+    y = np.broadcast_to(np.float32(0), (shape[0], outputs, *shape[2:]))
+    w = np.zeros((-(-outputs // 8), kz * 9, 8), np.float32)
+    if precision == "tf32":
+        grid = tensor_cores.forward_cut(y.shape, 1, (kz, 3, 3), 256).grid
+        emulator.check_launch("matrix", grid, (32, 1, 1), 0)
+    else:
+        args = x, None, w, None, None, y, None, kz, 3, 3, 0, 0, 0
+        emulator.check_launch("conv", *conv_tiling.forward_launch(1, args, 256))
+        image, psf = x, np.ones((1, 2, 2), np.float32)
+        with emulated():
+            direct_convolution_forward(image, psf)
+
+
 THIN = dataclasses.replace(
     recipes.DECONOISING, network=PlainUNet(width=8, depth=2), patch=16, batch=2, accumulate=2,
     epoch=1, validation=0.3,

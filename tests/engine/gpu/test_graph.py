@@ -17,7 +17,9 @@ import ssi_cupy
 from emulation import emulator, fake_cupy
 from small_runs import PSF, picture, small
 from ssi_cupy import masking, physics, recipes
+from ssi_cupy.classical import shared
 from ssi_cupy.engine import backend
+from ssi_cupy.engine.checks import OutOfMemory
 from ssi_cupy.engine.gpu import driver
 from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.optim import Adam
@@ -239,3 +241,29 @@ def test_a_step_reads_once_uploads_its_numbers_and_takes_no_memory(device, name,
     if graph:  # drawing the batch, keeping the best parameters
         batches = recipe.accumulate * (recipe.batch if recipe.patch else 1)
         assert more["operations"] <= 8 * batches
+
+
+def test_a_limit_of_the_pool_is_kept_to(device):
+    """What the plan of memory counts on is what the user's limit leaves of the device's memory."""
+    import cupy
+
+    held = cupy.zeros(1 << 20, np.uint8)
+    assert backend.free_memory(held) > 1 << 30
+    device.pool.set_limit(3 << 20)
+    assert backend.free_memory(held) == 2 << 20
+    with pytest.raises(OutOfMemory, match="got 2 MiB that are free"):
+        with backend.enough_memory("cuda"):
+            cupy.zeros(1 << 22, np.uint8)
+    device.pool.set_limit(1)
+    assert backend.free_memory(held) == 0
+
+
+def test_a_psf_of_the_cpu_follows_the_image_to_a_classical_method(device):
+    import cupy
+
+    cupy.pad = lambda a, widths: fake_cupy._computed(lambda v: np.pad(v, widths), a)
+    image = cupy.asarray(picture((18, 21)))
+    xp, y, psf = shared.inputs(image, PSF)
+    assert xp is cupy and type(y) is type(psf) is cupy.ndarray
+    with pytest.raises(ValueError, match="^arrays: "):
+        shared.inputs(picture((18, 21)), cupy.asarray(PSF))
