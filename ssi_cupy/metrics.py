@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .engine.arrays import as_array
 from .engine.checks import DeviceError, InputError, positive, real_array, varying
 
 BINS = 256
@@ -164,6 +165,7 @@ def scores(truth, image, *, data_range=1.0):
 
 def _pair(truth, image):
     """Both as numpy arrays of one shape."""
+    truth, image = as_array(truth, "truth"), as_array(image, "image")
     truth, image = real_array(truth, "truth"), real_array(image, "image")
     for array, argument in ((truth, "truth"), (image, "image")):
         if not isinstance(array, np.ndarray):

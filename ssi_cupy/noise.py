@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .engine import checks
+from .engine.arrays import as_array
 from .engine.backend import host
 
 
@@ -38,8 +39,10 @@ def estimate_noise(image, psf=None, *, low=-np.inf, high=np.inf):
     """
     from scipy import fft
 
-    image = checks.varying(checks.real_array(image, "image", ndim=(2, 3, 5)), "image")
-    psf = checks.point_spread_function(np.ones((1, 1)) if psf is None else psf, ndim=(2, 3))
+    image = checks.real_array(as_array(image, "image"), "image", ndim=(2, 3, 5))
+    image = checks.varying(image, "image")
+    psf = np.ones((1, 1)) if psf is None else as_array(psf, "psf")
+    psf = checks.point_spread_function(psf, ndim=(2, 3))
     image = np.asarray(image, np.float64)
     image = image if image.ndim == 5 else image.reshape((1, 1, 1, *image.shape)[-5:])
     psf = psf if psf.ndim == 3 else psf[None]

@@ -28,6 +28,7 @@ import threading
 import numpy as np
 
 from .engine import backend, checks, fourier
+from .engine.arrays import as_array
 from .engine.checks import InputError
 from .ops.direct_convolution import direct_convolution
 from .ops.fft_convolution import direct_is_faster, fast_shape, fft_convolution, transfer_function
@@ -190,7 +191,8 @@ class PSFConvolution(_Own):
     linear = True
 
     def __init__(self, psf, mode="mirror", method="auto", normalise=True):
-        psf = checks.point_spread_function(backend.host(psf), ndim=(2, 3)).astype(np.float64)
+        psf = checks.point_spread_function(backend.host(as_array(psf, "psf")), ndim=(2, 3))
+        psf = psf.astype(np.float64)
         self.mode = checks.choice(mode, "mode", MODES)
         self.method = checks.choice(method, "method", ("auto", "fft", "direct"))
         psf = psf / psf.sum() if normalise else psf

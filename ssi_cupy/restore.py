@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import recipes
+from .engine.arrays import as_array, dims_of, is_data_array, named_as, spacing_of
 from .engine.backend import contiguous, empty, host, log, resolve_device
 from .engine.checks import InputError, choice, point_spread_function, real_array, varying
 from .inference.tiling import sizes
@@ -83,9 +84,12 @@ def deconvolve(
     Parameters
     ----------
     image : (…, [Z,] Y, X) array of real numbers
-        At least 16 pixels along Y and X.
-    psf : (Y, X) or (Z, Y, X) array
+        At least 16 pixels along Y and X. Arrays of any library, see `engine/arrays.py`. Of an
+        xarray.DataArray, dims that are called t, c, z, y, x are the axes, and coordinates in µm
+        the spacing, where those are not given.
+    psf : (Y, X) or (Z, Y, X) array, or one for each channel
         The point-spread function, centred at the pixel ``shape // 2``. It is divided by its sum.
+        Several are a list, or an array with the image's axes but T.
     recipe : Recipe
         How to train, see `ssi_cupy.recipes`.
     num_iter : int, optional
@@ -96,7 +100,8 @@ def deconvolve(
         A letter of T, C, Z, Y, X for each axis of the image, "TCZYX" in any order. By default the
         last ones are those of the PSF, and there are no others but `channel_axis`.
     channel_axis : int, optional
-        An axis whose images are restored one by one.
+        An axis whose images are restored one by one. So are time points; one that holds a single
+        value comes back as it is, with a warning.
     spacing, psf_spacing : float or sequence of float, optional
         Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
         size is resampled by `psf.prepare`, which also takes off its background and centres it.
@@ -122,6 +127,7 @@ def deconvolve(
     Returns
     -------
     restored : array of float32, of the image's shape, axis order and units
+        On the image's device; a DataArray for a DataArray, else of numpy or cupy.
         Or a `Restoration`, with `full_output`.
 
     Raises
@@ -129,12 +135,13 @@ def deconvolve(
     InputError
         A `ValueError` that names the argument that cannot be used.
     """
-    image = real_array(image, "image")
-    psf = point_spread_function(host(psf), ndim=(2, 3))
-    axes = _axes(image, axes, channel_axis, psf)
-    physics = PSFConvolution(_on_grid(psf, spacing, psf_spacing), mode=mode)
+    axes, spacing = _described(image, axes, channel_axis, spacing)
+    pixels = real_array(as_array(image, "image"), "image")
+    axes, psfs = _checked(pixels, axes, channel_axis, psf)
+    grids = spacing, _psf_spacing(psf, psf_spacing, spacing, axes)
+    physics = [PSFConvolution(_on_grid(p, *grids), mode=mode) for p in psfs]
     return _restore(
-        image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
+        image, pixels, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, callback=callback, progress=progress, checkpoint=checkpoint,
         resume=resume, full_output=full_output,
@@ -171,21 +178,21 @@ def denoise(
 
     Parameters are those of `deconvolve`; `psf` may be None.
     """
-    image = real_array(image, "image")
-    if psf is not None:
-        psf = _on_grid(point_spread_function(host(psf), ndim=(2, 3)), spacing, psf_spacing)
-    axes = _axes(image, axes, channel_axis, psf)
+    axes, spacing = _described(image, axes, channel_axis, spacing)
+    pixels = real_array(as_array(image, "image"), "image")
+    axes, psfs = _checked(pixels, axes, channel_axis, psf)
     choice(mode, "mode", MODES)
-    physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
+    grids = spacing, _psf_spacing(psf, psf_spacing, spacing, axes)
+    physics = [PSFConvolution(_on_grid(p, *grids), mode=mode) for p in psfs] or [Identity()]
     return _restore(
-        image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
+        image, pixels, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, callback=callback, progress=progress, checkpoint=checkpoint,
         resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
-def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
+def _restore(given, image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
              tile_overlap, device, precision, callback, progress, checkpoint, resume,
              full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
@@ -200,13 +207,16 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, ti
     if len(places) > 1 and (checkpoint or resume):
         name = "checkpoint" if checkpoint else "resume"
         raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
-    for place in places:  # all of them before the first is trained on
-        varying(stack[place], "image" if not place else f"image[{', '.join(map(str, place))}]")
+    blank = _blank(stack, places, others)  # all of them before the first is trained on
     seed = recipes.seed_from(rng)
     restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
-        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device, spacing=spacing,
+        if place in blank:
+            restored[place] = denoised[place] = stack[place]
+            continue
+        g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
+        model = SelfSupervisedInverse(g, recipe, rng=seed, device=device, spacing=spacing,
                                       precision=precision)  # fmt: skip
         model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
                   checkpoint=checkpoint, resume=resume)  # fmt: skip
@@ -216,14 +226,99 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, ti
         for key, value in model.seconds.items():
             seconds[key] += value
     back = np.argsort(order)
-    restored, denoised = (contiguous(a.transpose(back.tolist())) for a in (restored, denoised))
+    restored, denoised = (
+        named_as(contiguous(a.transpose(back.tolist())), given) for a in (restored, denoised)
+    )
     result = Restoration(restored, denoised, model, model.history, seconds,
                          len(model.history), model.device)  # fmt: skip
     return result if full_output else getattr(result, wanted)
 
 
+def _described(image, axes, channel_axis, spacing):
+    """Axes and spacing: what is given, or what a DataArray says."""
+    if axes is None and channel_axis is None:
+        axes = dims_of(image)
+    if spacing is None and isinstance(axes, str) and len(axes) == np.ndim(image):
+        spacing = spacing_of(image, axes)
+    return axes, spacing
+
+
+def _psf_spacing(psf, psf_spacing, spacing, axes):
+    """That of the PSF: what is given, or what a DataArray says where the image's is known."""
+    if psf_spacing is None and spacing is not None and is_data_array(psf):
+        letters = "".join(a for a in "ZYX" if a in axes)
+        return spacing_of(psf, letters) if np.ndim(psf) == len(letters) else None
+    return psf_spacing
+
+
+def _blank(stack, places, others):
+    """The places of time points that hold a single value: a shutter that was closed."""
+    blank = set()
+    for place in places:
+        name = f"image[{', '.join(map(str, place))}]" if place else "image"
+        try:
+            varying(stack[place], name)
+        except InputError as error:
+            frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
+            if len(frames) == 1:
+                raise
+            blank.add(place)
+            if blank.issuperset(frames):
+                raise
+            log.warning("%s is left as it is: expected %s, got %s", name, error.expected, error.got)
+    return blank
+
+
+def _but_time(place, others):
+    return [i for i, a in zip(place, others, strict=True) if a != "T"]
+
+
+def _checked(image, axes, channel_axis, psf):
+    """The letters of the axes of `image`, and a list of its PSFs: of none, one, or each channel."""
+    several = isinstance(psf, (list, tuple)) and all(np.ndim(p) >= 2 for p in psf if _is_array(p))
+    several = several and any(map(_is_array, psf))
+    named = axes is not None or channel_axis is not None
+    if psf is None:
+        return _axes(image, axes, channel_axis, None), []
+    if not several:
+        psf = host(as_array(psf, "psf"))
+        if not named or np.ndim(psf) < 3:
+            psf = point_spread_function(psf, ndim=(2, 3))
+            return _axes(image, axes, channel_axis, psf), [psf]
+    axes = _axes(image, axes, channel_axis, None)
+    rank, names = 2 + ("Z" in axes), [a for a in axes if a != "T"]
+    if several and "C" not in axes:
+        psf, several = np.stack([host(as_array(p, "psf")) for p in psf]), False
+    if not several and "C" in axes and psf.ndim == rank + 1:
+        order = [names.index(a) for a in ("C", *(a for a in "ZYX" if a in names))]
+        psf, several = list(psf.transpose(order)), True
+    if not several:
+        psf = point_spread_function(psf, ndim=(2, 3))
+        return _axes(image, axes, None, psf), [psf]
+    channels = image.shape[axes.index("C")]
+    if len(psf) != channels:
+        raise InputError("psf", f"one, or one for each of {channels} channels", f"{len(psf)}")
+    return axes, [
+        point_spread_function(host(as_array(p, f"psf[{i}]")), f"psf[{i}]", ndim=rank)
+        for i, p in enumerate(psf)
+    ]
+
+
+def _is_array(item):
+    return hasattr(item, "shape") and hasattr(item, "dtype")
+
+
+def _colours(image, psf):
+    """Whether this looks like a picture in colours, whose axis nobody has named."""
+    flat = psf is None or psf.ndim == 2
+    return flat and image.ndim == 3 and image.shape[-1] in (3, 4) and image.shape[0] > 4
+
+
 def _axes(image, axes, channel_axis, psf):
     """The letter of each axis of `image`, checked against the PSF."""
+    if axes is None and channel_axis is None and _colours(image, psf):
+        expected = f"-1 for colours of shape {image.shape}, or the argument axes"
+        raise InputError("channel_axis", expected, "None")
     if channel_axis is not None:
         if axes is not None:
             raise InputError("channel_axis", "None where axes is given", repr(channel_axis))
@@ -234,7 +329,7 @@ def _axes(image, axes, channel_axis, psf):
     if axes is None:
         rank = image.ndim - (channel_axis is not None)
         if rank not in (2, 3):
-            expected = "2 or 3 axes, or the argument axes to name them"
+            expected = "2 or 3 axes, or the argument axes or channel_axis to name them"
             raise InputError("image", expected, f"{image.ndim}-D, shape {image.shape}")
         axes = "ZYX"[-rank:]
         if channel_axis is not None:

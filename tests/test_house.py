@@ -34,7 +34,14 @@ LEVELS = (
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
 BY_THEMSELVES = {3, 4}
 # The same for the files and folders of the engine. Capturing a graph needs the memory plan.
-ENGINE = ("checks types", "cpu gpu", "precision devices", "memory", "backend", "fourier gpu.graph")
+ENGINE = (
+    "checks types",
+    "cpu gpu",
+    "precision devices",
+    "memory arrays",
+    "backend",
+    "fourier gpu.graph",
+)
 ARRAY_LIBRARIES = {"numba": "engine/cpu", "cupy": "engine/gpu"}
 MOST_ENTRIES, MOST_LINES = 26, 400
 HEAVY = "numba cupy scipy.fft matplotlib skimage tifffile torch"

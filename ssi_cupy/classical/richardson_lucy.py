@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..engine.arrays import any_array
 from ..engine.checks import number, positive_int
 from . import shared
 
 
+@any_array
 def richardson_lucy(image, psf, num_iter=10, *, mode="mirror", clip=False, initial=None):
     """Richardson–Lucy deconvolution [1]_, [2]_: maximum likelihood for Poisson noise.
 
@@ -48,6 +50,7 @@ def richardson_lucy(image, psf, num_iter=10, *, mode="mirror", clip=False, initi
     return _richardson_lucy(image, psf, num_iter, 0.0, mode, clip, initial)
 
 
+@any_array
 def richardson_lucy_tv(
     image, psf, num_iter=10, *, weight=0.002, mode="mirror", clip=False, initial=None
 ):

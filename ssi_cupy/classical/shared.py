@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..engine.arrays import as_array
 from ..engine.backend import namespace
 from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
 from ..physics import PSFConvolution
@@ -117,6 +118,7 @@ def curvature(x, smoothing):
 
 def inputs(image, psf, nonnegative=False):
     """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
+    image, psf = as_array(image, "image"), as_array(psf, "psf")
     xp = namespace(image, psf)
     image = varying(real_array(image, "image", ndim=(2, 3)), "image")
     if nonnegative and float(image.min()) < 0:
@@ -129,6 +131,7 @@ def inputs(image, psf, nonnegative=False):
 
 
 def initial(initial, image):
+    initial = as_array(initial, "initial")
     namespace(initial, image)
     initial = real_array(initial, "initial")
     if initial.shape != image.shape:

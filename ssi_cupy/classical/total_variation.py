@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..engine.arrays import any_array
 from ..engine.checks import number, positive, positive_int
 from . import shared
 
 
+@any_array
 def tv_admm(image, psf, num_iter=60, *, weight=0.02, rho=0.2, pad=32, clip=False):
     """Total variation (TV) deconvolution by the alternating direction method of multipliers [1]_.
 
@@ -65,6 +67,7 @@ def tv_admm(image, psf, num_iter=60, *, weight=0.02, rho=0.2, pad=32, clip=False
     return shared.result(fft.crop(x), clip)
 
 
+@any_array
 def tv_chambolle_pock(image, psf, num_iter=200, *, weight=2.5e-3, mode="mirror", clip=False):
     """Total variation (TV) deconvolution by the primal-dual method of Chambolle and Pock [1]_.
 
@@ -117,6 +120,7 @@ def tv_chambolle_pock(image, psf, num_iter=200, *, weight=2.5e-3, mode="mirror",
     return shared.result(x, clip)
 
 
+@any_array
 def tv_conjugate_gradient(
     image, psf, num_iter=100, *, weight=4.5e-3, smoothing=1e-10, mode="mirror", clip=False
 ):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..engine.arrays import any_array, as_array
 from ..engine.backend import namespace
 from ..engine.checks import InputError, number, positive_int, real_array, varying
 from . import shared
 
 
+@any_array
 def wiener(image, psf, balance, *, pad=32, clip=False):
     """Wiener deconvolution: the linear filter ``h* / (|h|² + n)``, n the noise-to-signal ratio.
 
@@ -45,7 +47,7 @@ def wiener(image, psf, balance, *, pad=32, clip=False):
     if np.ndim(balance) == 0:
         noise = number(balance, "balance", low=0) * fft.laplacian**2
     else:
-        balance = real_array(balance, "balance", ndim=1)
+        balance = real_array(as_array(balance, "balance"), "balance", ndim=1)
         if float(balance.min()) < 0:
             raise InputError("balance", "no value below zero", f"{float(balance.min()):g}")
         known = xp.linspace(0, np.sqrt(y.ndim) / 2, len(balance))
@@ -78,6 +80,7 @@ def radial_power_spectrum(image, bins=64):
     InputError
         If an argument cannot be used; the message names it.
     """
+    image = as_array(image, "image")
     xp = namespace(image)
     image = varying(real_array(image, "image"), "image").astype(np.float64)
     bins = positive_int(bins, "bins", minimum=2)

@@ -78,7 +78,7 @@ def numbers(array, argument, *, ndim=None):
             raise InputError(argument, "an array of numbers", f"{error}") from None
     if array.dtype.kind not in "uif":
         raise InputError(argument, "an array of real numbers", f"dtype {array.dtype}")
-    if array.size == 0:
+    if 0 in array.shape:
         raise InputError(argument, "a non-empty array", f"shape {array.shape}")
     if ndim is not None and array.ndim not in np.atleast_1d(ndim):
         ranks = " or ".join(f"{n}-D" for n in np.atleast_1d(ndim))

@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 from .. import symmetry
+from ..engine.arrays import by_slices
 from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
 from ..engine.checks import InputError, numbers, real_array
 from ..engine.precision import Precision
@@ -45,7 +46,7 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
     -------
     restored, reblurred : array or None
     """
-    image = numbers(image, "image", ndim=(2, 3, 5))
+    image = numbers(by_slices(image, "image"), "image", ndim=(2, 3, 5))
     shape = (1,) * (5 - image.ndim) + tuple(image.shape)
     if shape[1] != model.net.inputs:
         raise InputError("image", f"{model.net.inputs} channels", f"{shape[1]}")
@@ -73,16 +74,16 @@ def infer(model, image, restored, reblurred, tile_size=None, tile_overlap=None):
         for batch, tile in itertools.product(batches, pieces):
             x = _network(model, _read(image, batch, tile, margin))
             if restored is not None:
-                tile.add(_five(restored)[batch], x.astype(np.float32), margin)
+                tile.add(_part(restored, batch), x.astype(np.float32), margin)
             if reblurred is not None and by_tile:
                 x = apply(model.physics, x)
-                tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+                tile.add(_part(reblurred, batch), x.astype(np.float32), margin)
             del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiling.release(array)
     if not by_tile:
-        x = moved(np.ascontiguousarray(host(_five(restored)), np.float32), model.parameters)
-        _five(reblurred)[...] = moved(apply(model.physics, x), reblurred)
+        x = moved(np.ascontiguousarray(host(_part(restored)[...]), np.float32), model.parameters)
+        _part(reblurred)[...] = moved(apply(model.physics, x), reblurred)
     return None if unwanted else restored, reblurred
 
 
@@ -179,10 +180,14 @@ def _output(out, image):
         return None
     if out is True:
         return empty(tuple(image.shape), np.float32, like=image)
-    if not (isinstance(out, np.ndarray) or is_cupy(out)) or out.dtype.kind != "f":
-        got = getattr(out, "dtype", type(out).__name__)
-        raise InputError("out", "an array of floating-point numbers", str(got))
-    if out.shape != tuple(image.shape):
+    ours = isinstance(out, np.ndarray) or is_cupy(out)
+    written = ours or tiling.by_slices(out)
+    if not written or np.ma.isMaskedArray(out):
+        expected = "an array of numpy or cupy, or one that is written by slices, as of Zarr"
+        raise InputError("out", expected, type(out).__name__)
+    if out.dtype.kind != "f":
+        raise InputError("out", "floating-point numbers", str(out.dtype))
+    if tuple(out.shape) != tuple(image.shape):
         raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
     both = isinstance(out, np.ndarray) and isinstance(image, np.ndarray)
     if both and np.shares_memory(out, image):
@@ -191,6 +196,8 @@ def _output(out, image):
     return out
 
 
-def _five(array):
-    """`array` as (N, C, Z, Y, X): a view, also of memory that is not contiguous."""
-    return array[(None,) * (5 - array.ndim)]
+def _part(array, batch=np.s_[:]):
+    """Some images of `array` as (N, C, Z, Y, X): a view, also of memory that is not contiguous."""
+    if not (isinstance(array, np.ndarray) or is_cupy(array)):
+        return tiling.Slices(array, batch)
+    return array[(None,) * (5 - array.ndim)][batch]

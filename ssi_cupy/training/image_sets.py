@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine.arrays import as_array
 from ..engine.backend import host, log
 from ..engine.checks import FileError, InputError, real_array
 from ..files import tiff
@@ -91,7 +92,7 @@ def gather(what, axes=None, argument="image", bad=None):
     if isinstance(what, (str, os.PathLike)):
         what = find(what, argument)
     elif hasattr(what, "ndim"):
-        what = list(host(real_array(what, argument, ndim=5)))
+        what = list(host(real_array(as_array(what, argument), argument, ndim=5)))
     cache, found = _Cache(), []
     for i, item in enumerate(what):
         try:
@@ -233,7 +234,7 @@ class Images:
 
 
 def _of_array(array, name):
-    array = host(real_array(array, name, ndim=(2, 3, 4)))
+    array = host(real_array(as_array(array, name), name, ndim=(2, 3, 4)))
     shape = (1,) * (4 - array.ndim) + array.shape
     return _Image(name, shape, array.dtype, lambda: array.reshape(shape))
 
