@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 
 
@@ -25,6 +26,7 @@ class Progress:
     def __init__(self, steps, done=0, show=True, device="cpu"):
         self.interrupted, self._device = False, device
         self._steps, self._done, self._show, self._bar = steps, done, show, None
+        self._lines = False
 
     def __enter__(self):
         self._before = None
@@ -32,7 +34,9 @@ class Progress:
             self._before = signal.getsignal(signal.SIGINT)
             if self._before is not None:
                 signal.signal(signal.SIGINT, self._interrupt)
-        if self._show:
+        if self._show and not _watched():
+            self._lines = True
+        elif self._show:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(
@@ -43,6 +47,10 @@ class Progress:
 
     def update(self, report):
         """One more step is done."""
+        self._done += 1
+        if self._lines and self._done * 10 // self._steps > (self._done - 1) * 10 // self._steps:
+            told = f"training on {self._device}: step {self._done} of {self._steps}"
+            print(f"{told}, loss {report['loss']:.3g}", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.set_description_str(f"training on {self._device}", refresh=False)
             self._bar.set_postfix_str(f"loss {report['loss']:.3g}", refresh=False)
@@ -58,3 +66,9 @@ class Progress:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+
+
+def _watched():
+    """Whether there is a terminal, or a notebook, that a bar can be drawn in."""
+    terminal = getattr(sys.stderr, "isatty", lambda: False)()
+    return terminal or "ipykernel" in sys.modules
