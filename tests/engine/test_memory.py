@@ -112,3 +112,18 @@ def test_a_cpu_with_too_little_memory_says_how_much_is_needed(monkeypatch):
     with pytest.raises(OutOfMemory, match="^memory: expected .* MiB on 'cpu'") as caught:
         model.fit(picture(), **FIT)
     assert state(model) == before and caught.value.needed > 0 and caught.value.free > 0
+
+
+def test_free_memory_where_there_is_neither_proc_nor_sysconf(monkeypatch):
+    import os
+    import sys
+    import types
+
+    from ssi_cupy.engine import memory
+
+    told = types.SimpleNamespace(virtual_memory=lambda: types.SimpleNamespace(available=12345))
+    monkeypatch.setattr(os, "sysconf_names", {}, raising=False)
+    monkeypatch.setitem(sys.modules, "psutil", told)
+    assert memory._elsewhere() == 12345
+    monkeypatch.setitem(sys.modules, "psutil", None)  # as if it were not installed
+    assert memory._elsewhere() == 4 << 30
