@@ -115,13 +115,16 @@ def _denoise(args):
 def _restore(args, function, outputs):
     """Read, check all that will be written, train, write."""
     from .. import recipes
-    from ..files import tiff
+    from ..files import formats
 
     inputs = {"IN": args.image, "--psf": args.psf, "--resume": args.resume}
     kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
+    for option, path in outputs.items():
+        if path is not None:
+            formats.check_written(path, option)
     _check_outputs(inputs, outputs | kept)
-    image = tiff.read(args.image, "IN")
-    psf = tiff.read(args.psf, "--psf") if args.psf else None
+    image = formats.read(args.image, "IN")
+    psf = formats.read(args.psf, "--psf") if args.psf else None
     axes = _axes(args.axes or image.axes, image, psf)
     spacing = _spacing(args.spacing, "--spacing", image, axes)
     options = {
@@ -152,7 +155,7 @@ def _restore(args, function, outputs):
         results = {"--output": result.denoised}
     for option, path in outputs.items():
         if path is not None:
-            tiff.write(path, results[option], axes, spacing, like=image, argument=option)
+            formats.write(path, results[option], axes, spacing, like=image, argument=option)
     if args.save_model is not None:
         result.model.save(args.save_model)
     seconds = sum(result.seconds.values())
