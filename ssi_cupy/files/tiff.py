@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..engine.checks import FileError, InputError
+from . import metadata as others
 from .atomic import replacing, unwritable
 
 SPATIAL = "ZYX"
@@ -42,12 +43,15 @@ class Image:
     spacing : dict of str to float
         µm between pixels along Z, Y and X, for those that the file tells.
     flavour : {"plain", "imagej", "ome"}
+    metadata : dict
+        What else the file tells, see `metadata.py`.
     """
 
     data: np.ndarray
     axes: str
     spacing: dict = field(default_factory=dict)
     flavour: str = "plain"
+    metadata: dict = field(default_factory=dict)
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -72,7 +76,8 @@ def read(path, argument="path"):
         If the file is missing, truncated, or no TIFF.
     """
     with _opened(path, argument) as (file, series):
-        return Image(series.asarray(), series.axes, _spacing(file), _flavour(file))
+        about = _spacing(file), _flavour(file), others.of_file(file)
+        return Image(series.asarray(), series.axes, *about)
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,9 @@ def write(path, data, axes=None, spacing=None, *, like=None, argument="path"):
         order = "".join(a for a in HYPERSTACK if a in axes)
         data, axes = data.transpose([axes.index(a) for a in order]), order
     options = {"plain": _plain, "imagej": _imagej, "ome": _ome}[flavour](axes, spacing)
+    if like is not None and flavour == like.flavour != "plain":
+        kept = {"imagej": others.for_imagej, "ome": others.for_ome}[flavour]
+        options["metadata"] = kept(like.metadata, axes, data.shape) | options["metadata"]
     try:
         with replacing(path) as temporary:
             big = data.nbytes > CLASSIC_LIMIT

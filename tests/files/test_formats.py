@@ -50,7 +50,7 @@ def test_what_is_not_written_is_refused_before_the_work(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("name", ["a.czi", "a.nd2", "a.lif"])
 def test_files_of_microscopes_say_how_to_convert_them(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(FileError, match="^IN: expected a TIFF .*bfconvert.*, got "):
+    with pytest.raises(FileError, match="^IN: expected a TIFF, .*bfconvert.*, got "):
         formats.read(tmp_path / name, "IN")
 
 
