@@ -15,7 +15,7 @@ from ..training.image_sets import find, letters_of
 RESULTS = ("denoised", "restored")
 
 
-def apply(model, where, output, *, result="denoised", axes=None, bad=None):
+def apply(model, where, output, *, result="denoised", axes=None, bad=None, written=None):
     """Restore files by a trained model.
 
     Parameters
@@ -33,6 +33,8 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
     bad : callable, optional
         Called with (path, `InputError`) for each file that cannot be restored; the others are. By
         default the error is raised.
+    written : list, optional
+        To it each path is added once its file is there: what is left of a run that is interrupted.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def apply(model, where, output, *, result="denoised", axes=None, bad=None):
         If nothing can be read or written at all.
     """
     choice(result, "result", RESULTS)
-    written = []
+    written = [] if written is None else written
     for path, target in _targets(where, Path(output)):
         try:
             image = tiff.read(path, "image")

@@ -56,6 +56,10 @@ def main(argv=None):
         checkpoint = getattr(args, "checkpoint", None)
         if checkpoint and Path(checkpoint).exists():
             return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
+        written = getattr(args, "written", ())
+        if written:
+            last = f"{len(written)} written, {written[-1]} the last"
+            return _say(f"interrupted; {last}", 130)
         return _say("interrupted; nothing was written", 130)
 
 
@@ -237,7 +241,8 @@ def _apply(args):
         _complain(error, path)
 
     options = {"result": args.result, "axes": args.axes, "bad": None if single else report}
-    written = apply_folder.apply(model, args.image, args.output, **options)
+    args.written = []  # for whoever interrupts
+    written = apply_folder.apply(model, args.image, args.output, written=args.written, **options)
     what = "image" if len(written) == 1 else "images"
     print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
     return (1 if written else 2) if bad else 0

@@ -176,6 +176,10 @@ class Images:
     def __len__(self):
         return len(self._images)
 
+    def __repr__(self):
+        first = f"{self.names[0]!r} {self.shapes[0]}" + ", …" * (len(self) > 1)
+        return f"Images({len(self)}: {first})"
+
     @property
     def spacing(self):
         """Pixel sizes of the first image along ([Z,] Y, X), µm, or None if its file has none."""

@@ -71,3 +71,33 @@ def test_too_little_memory_is_one_line_with_a_way_out(folder, capsys, monkeypatc
     assert cli.main(["denoise", "in.tif"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "memory" in err and "--tile-size" in err
+
+
+def test_interrupted_in_a_folder_it_says_what_was_written(folder, capsys, monkeypatch):
+    from ssi_cupy.commands import apply_folder
+    from ssi_cupy.inversion import SelfSupervisedInverse
+
+    (folder / "many").mkdir()
+    for name in "abc":
+        tiff.write(folder / "many" / f"{name}.tif", tiff.read("in.tif").data)
+    run = ["denoise", "in.tif", "--steps", "2", "--no-progress", "--save-model", "m.npz"]
+    assert cli.main(run) == 0
+    assert SelfSupervisedInverse.load("m.npz").net is not None
+    whole, calls = apply_folder.restore, []
+
+    def stopped_at_the_third(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(apply_folder, "restore", stopped_at_the_third)
+    assert cli.main(["apply", "m.npz", "many", "-o", "out"]) == 130
+    assert "interrupted; 2 written, out/b.tif the last" in capsys.readouterr().err
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["a.tif", "b.tif"]
+
+
+def test_a_set_of_images_says_what_it_is(folder):
+    from ssi_cupy.training import image_sets
+
+    assert repr(image_sets.gather("in.tif")) == "Images(1: 'in.tif' (1, 1, 32, 32))"
