@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .engine.arrays import as_array
 from .engine.checks import (
     InputError,
     number,
@@ -48,7 +49,7 @@ def normalise(image: ArrayLike) -> Float32Array:
     InputError
         If `image` is empty, constant or holds NaN or infinite values.
     """
-    image = varying(real_array(image, "image"), "image").astype(np.float64)
+    image = varying(real_array(as_array(image, "image"), "image"), "image").astype(np.float64)
     low, high = image.min(), image.max()
     return ((image - low) / (high - low)).astype(np.float32)  # not before: an offset costs digits
 
@@ -76,8 +77,8 @@ def blur(image: ArrayLike, psf: ArrayLike, mode: Mode = "constant") -> Float64Ar
     InputError
         If an argument cannot be used; the message names it.
     """
-    image = real_array(image, "image", ndim=(2, 3)).astype(np.float64)
-    psf = point_spread_function(psf, ndim=image.ndim)
+    image = real_array(as_array(image, "image"), "image", ndim=(2, 3)).astype(np.float64)
+    psf = point_spread_function(as_array(psf, "psf"), ndim=image.ndim)
     stack = image.reshape((1,) * (5 - image.ndim) + image.shape)  # (1, 1, Z, Y, X)
     return PSFConvolution(psf, mode).forward(stack).reshape(image.shape)
 
@@ -133,7 +134,7 @@ def degrade(
     if bits is not None:
         bits = positive_int(bits, "bits")
     rng = _generator(rng)
-    image = real_array(image, "image", ndim=(2, 3))
+    image = real_array(as_array(image, "image"), "image", ndim=(2, 3))
 
     blurred = blur(normalise(image), psf, mode)
     # The order of the draws is the published one. FFTs leave tiny values below zero: no variance.

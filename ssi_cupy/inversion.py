@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 
 from . import symmetry
+from .engine.arrays import as_array, by_slices, named_as
 from .engine.backend import Pool, enough_memory, host, resolve_device
 from .engine.checks import InputError, flag, positive_int, real_array
 from .engine.precision import Precision
@@ -171,6 +172,8 @@ class SelfSupervisedInverse:
             raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
+        if not is_many(image):
+            image = as_array(image, "image")
         new = copy.copy(self)  # trained in place of this one, which others may be applying
         new.device = resolve_device(self._device, image)
         with enough_memory(new.device):
@@ -234,7 +237,8 @@ class SelfSupervisedInverse:
         ----------
         image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array of real numbers
             May be a memory-mapped file, or anything else that has a shape and a dtype and is read
-            by slices: of what does not fit into memory, a tile at a time is read.
+            by slices, as of Zarr or Dask: of what does not fit into memory, a tile at a time is
+            read. Of an xarray.DataArray, the result is one.
         tile_size : int or tuple of int, optional
             The largest tile, in pixels along all axes or along each of ([Z,] Y, X). By default the
             image is a single one where it fits into half of the free memory.
@@ -243,7 +247,8 @@ class SelfSupervisedInverse:
             sees, and then the result is that of the whole image, up to rounding; if tiles are too
             small for that, it is a quarter of a tile, with a warning. Overlaps are blended.
         out : array of float32 or float64, optional
-            Where to write the result; may be a memory-mapped file, but not the image itself.
+            Where to write the result; may be a memory-mapped file or a Zarr array, but not the
+            image itself.
 
         Returns
         -------
@@ -286,9 +291,11 @@ class SelfSupervisedInverse:
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
         start = time.perf_counter()
+        image = by_slices(image, "image")
         found = infer(copy.copy(self), image, *settings)  # a `fit` beside it changes nothing here
         self.seconds["infer"] = time.perf_counter() - start
-        return found
+        new = (setting is True for setting in settings)  # not the caller's own
+        return tuple(named_as(a, image) if n else a for a, n in zip(found, new, strict=False))
 
     def save(self, path: PathLike) -> None:
         """Write the model to an ``.npz`` file, whole or not at all.
@@ -333,6 +340,6 @@ class SelfSupervisedInverse:
 
 def _as_5d(image):
     """`image` as (N, C, Z, Y, X), in float64 until its offset is taken off, on the CPU."""
-    image = host(real_array(image, "image", ndim=(2, 3, 5)))
+    image = host(real_array(as_array(image, "image"), "image", ndim=(2, 3, 5)))
     shape = image.shape if image.ndim == 5 else (1,) * (5 - image.ndim) + image.shape
     return image.reshape(shape).astype(np.float64)

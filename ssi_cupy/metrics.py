@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .engine.arrays import as_array
 from .engine.checks import DeviceError, InputError, positive, real_array, varying
 from .engine.types import ArrayLike
 
@@ -165,6 +166,7 @@ def scores(truth: ArrayLike, image: ArrayLike, *, data_range: float = 1.0) -> di
 
 def _pair(truth, image):
     """Both as numpy arrays of one shape."""
+    truth, image = as_array(truth, "truth"), as_array(image, "image")
     truth, image = real_array(truth, "truth"), real_array(image, "image")
     for array, argument in ((truth, "truth"), (image, "image")):
         if not isinstance(array, np.ndarray):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .engine import checks
+from .engine.arrays import as_array
 from .engine.backend import host
 from .engine.types import Array, ArrayLike
 
@@ -43,8 +44,10 @@ def estimate_noise(
     """
     from scipy import fft
 
-    image = checks.varying(checks.real_array(image, "image", ndim=(2, 3, 5)), "image")
-    psf = checks.point_spread_function(np.ones((1, 1)) if psf is None else psf, ndim=(2, 3))
+    image = checks.real_array(as_array(image, "image"), "image", ndim=(2, 3, 5))
+    image = checks.varying(image, "image")
+    psf = np.ones((1, 1)) if psf is None else as_array(psf, "psf")
+    psf = checks.point_spread_function(psf, ndim=(2, 3))
     image = np.asarray(image, np.float64)
     image = image if image.ndim == 5 else image.reshape((1, 1, 1, *image.shape)[-5:])
     psf = psf if psf.ndim == 3 else psf[None]

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from .engine import backend, checks, fourier
+from .engine.arrays import as_array
 from .engine.checks import InputError
 from .engine.types import Array, ArrayLike, ForwardModel, Method, Mode, T
 from .ops.direct_convolution import direct_convolution
@@ -193,7 +194,8 @@ class PSFConvolution(_Own):
     def __init__(
         self, psf: ArrayLike, mode: Mode = "mirror", method: Method = "auto", normalise: bool = True
     ) -> None:
-        psf = checks.point_spread_function(backend.host(psf), ndim=(2, 3)).astype(np.float64)
+        psf = checks.point_spread_function(backend.host(as_array(psf, "psf")), ndim=(2, 3))
+        psf = psf.astype(np.float64)
         self.mode = checks.choice(mode, "mode", MODES)
         self.method = checks.choice(method, "method", ("auto", "fft", "direct"))
         psf = psf / psf.sum() if normalise else psf
@@ -270,7 +272,7 @@ class Clamp(_Own):
     """What lies outside [low, high] is moved to its edge, and has no gradient."""
 
     def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
-        self.low, self.high = _range(low, high)
+        self.low, self.high = checks.bounds(low, high)
 
     def run(self, x: Array) -> tuple[Array, Any]:
         return clamp.forward(x, low=self.low, high=self.high)
@@ -304,7 +306,7 @@ class SensorResponse(_Own):
                  high: float = 1.0) -> None:  # fmt: skip
         self.noise = checks.number(noise, "noise", low=0)
         self.gain, self.offset = checks.number(gain, "gain"), checks.number(offset, "offset")
-        self.low, self.high = _range(low, high)
+        self.low, self.high = checks.bounds(low, high)
 
     def run(self, x: Array) -> tuple[Array, Any]:
         return sensor_response.forward(x, **self.settings())
@@ -350,14 +352,6 @@ class Composition:
 
 def _sizes(shape):
     return "×".join(map(str, shape))
-
-
-def _range(low, high):
-    """Two bounds, `low` below `high`, either of them infinite if need be."""
-    low, high = checks.limit(low, "low"), checks.limit(high, "high")
-    if not low < high:
-        raise InputError("high", f"a number above low = {low:g}", f"{high:g}")
-    return low, high
 
 
 _KINDS = {kind.__name__: kind for kind in (Identity, PSFConvolution, Clamp, SensorResponse)}

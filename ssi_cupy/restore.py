@@ -13,8 +13,10 @@ from typing import Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from . import recipes
-from .engine.backend import contiguous, empty, host, log, resolve_device
-from .engine.checks import InputError, choice, point_spread_function, real_array, varying
+from .axes import described, letters_and_psfs, on_grid, psf_spacing_of
+from .engine.arrays import as_array, named_as
+from .engine.backend import contiguous, empty, log, resolve_device
+from .engine.checks import InputError, choice, real_array, varying
 from .engine.types import (
     ArrayLike,
     Callback,
@@ -34,12 +36,8 @@ from .inference.tiling import sizes
 from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
-from .psf import prepare
 from .recipes import Recipe
-from .training.network import LEAST_SIDE
 from .training.units import voxel
-
-AXES = "TCZYX"
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,12 @@ def deconvolve(
     Parameters
     ----------
     image : (…, [Z,] Y, X) array of real numbers
-        At least 16 pixels along Y and X.
-    psf : (Y, X) or (Z, Y, X) array
+        At least 16 pixels along Y and X. Arrays of any library, see `engine/arrays.py`. Of an
+        xarray.DataArray, dims that are called t, c, z, y, x are the axes, and coordinates in µm
+        the spacing, where those are not given.
+    psf : (Y, X) or (Z, Y, X) array, or one for each channel
         The point-spread function, centred at the pixel ``shape // 2``. It is divided by its sum.
+        Several are a list, or an array with the image's axes but T.
     recipe : Recipe
         How to train, see `ssi_cupy.recipes`.
     num_iter : int, optional
@@ -152,7 +153,8 @@ def deconvolve(
         A letter of T, C, Z, Y, X for each axis of the image, "TCZYX" in any order. By default the
         last ones are those of the PSF, and there are no others but `channel_axis`.
     channel_axis : int, optional
-        An axis whose images are restored one by one.
+        An axis whose images are restored one by one. So are time points; one that holds a single
+        value comes back as it is, with a warning.
     spacing, psf_spacing : float or sequence of float, optional
         Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
         size is resampled by `psf.prepare`, which also takes off its background and centres it.
@@ -181,6 +183,7 @@ def deconvolve(
     Returns
     -------
     restored : array of float32, of the image's shape, axis order and units
+        On the image's device; a DataArray for a DataArray, else of numpy or cupy.
         Or a `Restoration`, with `full_output`.
 
     Raises
@@ -188,12 +191,13 @@ def deconvolve(
     InputError
         A `ValueError` that names the argument that cannot be used.
     """
-    image = real_array(image, "image")
-    psf = point_spread_function(host(psf), ndim=(2, 3))
-    axes = _axes(image, axes, channel_axis, psf)
-    physics = PSFConvolution(_on_grid(psf, spacing, psf_spacing), mode=mode)
+    axes, spacing = described(image, axes, channel_axis, spacing)
+    pixels = real_array(as_array(image, "image"), "image")
+    axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
+    grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
+    physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs]
     return _restore(
-        image, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
+        image, pixels, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, refine=refine, callback=callback, progress=progress,
         checkpoint=checkpoint, resume=resume, full_output=full_output,
@@ -255,21 +259,21 @@ def denoise(
 
     Parameters are those of `deconvolve`; `psf` may be None.
     """
-    image = real_array(image, "image")
-    if psf is not None:
-        psf = _on_grid(point_spread_function(host(psf), ndim=(2, 3)), spacing, psf_spacing)
-    axes = _axes(image, axes, channel_axis, psf)
+    axes, spacing = described(image, axes, channel_axis, spacing)
+    pixels = real_array(as_array(image, "image"), "image")
+    axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
     choice(mode, "mode", MODES)
-    physics = Identity() if psf is None else PSFConvolution(psf, mode=mode)
+    grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
+    physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs] or [Identity()]
     return _restore(
-        image, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
+        image, pixels, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, refine=refine, callback=callback, progress=progress,
         checkpoint=checkpoint, resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
-def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
+def _restore(given, image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
              tile_overlap, device, precision, refine, callback, progress, checkpoint, resume,
              full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
@@ -284,76 +288,52 @@ def _restore(image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, ti
     if len(places) > 1 and (checkpoint or resume):
         name = "checkpoint" if checkpoint else "resume"
         raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
-    for place in places:  # all of them before the first is trained on
-        varying(stack[place], "image" if not place else f"image[{', '.join(map(str, place))}]")
+    blank = _blank(stack, places, others)  # all of them before the first is trained on
     seed = recipes.seed_from(rng)
     refine = recipes.get(recipe).refine if refine is None else refine
     restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
-        model = SelfSupervisedInverse(physics, recipe, rng=seed, device=device, spacing=spacing,
+        if place in blank:
+            restored[place] = denoised[place] = stack[place]
+            continue
+        g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
+        model = SelfSupervisedInverse(g, recipe, rng=seed, device=device, spacing=spacing,
                                       precision=precision)  # fmt: skip
         model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
                   checkpoint=checkpoint, resume=resume)  # fmt: skip
         found = model.restore(stack[place], tile_size=tile_size, tile_overlap=tile_overlap)
-        if refine and can_refine(physics, stack[place].size):
-            found = refined(stack[place], *found, physics)
+        if refine and can_refine(g, stack[place].size):
+            found = refined(stack[place], *found, g)
         restored[place], denoised[place] = found
         for key, value in model.seconds.items():
             seconds[key] += value
     back = np.argsort(order)
-    restored, denoised = (contiguous(a.transpose(back.tolist())) for a in (restored, denoised))
+    restored, denoised = (
+        named_as(contiguous(a.transpose(back.tolist())), given) for a in (restored, denoised)
+    )
     result = Restoration(restored, denoised, model, model.history, seconds,
                          len(model.history), model.device)  # fmt: skip
     return result if full_output else getattr(result, wanted)
 
 
-def _axes(image, axes, channel_axis, psf):
-    """The letter of each axis of `image`, checked against the PSF."""
-    if channel_axis is not None:
-        if axes is not None:
-            raise InputError("channel_axis", "None where axes is given", repr(channel_axis))
-        if not isinstance(channel_axis, (int, np.integer)) or not (
-            -image.ndim <= channel_axis < image.ndim
-        ):
-            raise InputError("channel_axis", f"an axis of a {image.ndim}-D image", channel_axis)
-    if axes is None:
-        rank = image.ndim - (channel_axis is not None)
-        if rank not in (2, 3):
-            expected = "2 or 3 axes, or the argument axes to name them"
-            raise InputError("image", expected, f"{image.ndim}-D, shape {image.shape}")
-        axes = "ZYX"[-rank:]
-        if channel_axis is not None:
-            at = channel_axis % image.ndim
-            axes = axes[:at] + "C" + axes[at:]
-    if not isinstance(axes, str) or len(axes) != image.ndim or len(set(axes)) != len(axes):
-        raise InputError("axes", f"{image.ndim} different letters of {AXES}", repr(axes))
-    if set(axes) - set(AXES) or not {"Y", "X"} <= set(axes):
-        raise InputError("axes", f"Y, X and others of {AXES}", repr(axes))
-    if psf is not None and psf.ndim != 2 + ("Z" in axes):
-        expected = f"a {2 + ('Z' in axes)}-D array for an image with axes {axes}"
-        raise InputError("psf", expected, f"{psf.ndim}-D, shape {psf.shape}")
-    sizes = dict(zip(axes, image.shape, strict=True))
-    if min(sizes["Y"], sizes["X"]) < LEAST_SIDE:
-        expected = f"at least {LEAST_SIDE} pixels along Y and X"
-        raise InputError("image", expected, f"shape {image.shape}")
-    return axes
+def _blank(stack, places, others):
+    """The places of time points that hold a single value: a shutter that was closed."""
+    blank = set()
+    for place in places:
+        name = f"image[{', '.join(map(str, place))}]" if place else "image"
+        try:
+            varying(stack[place], name)
+        except InputError as error:
+            frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
+            if len(frames) == 1:
+                raise
+            blank.add(place)
+            if blank.issuperset(frames):
+                raise
+            log.warning("%s is left as it is: expected %s, got %s", name, error.expected, error.got)
+    return blank
 
 
-def _on_grid(psf, spacing, psf_spacing):
-    """`psf` on the grid of the image: itself, or prepared if it was sampled on another."""
-    if psf_spacing is None:
-        return psf
-    grid = voxel(spacing, psf.ndim)
-    if grid is None:
-        raise InputError("spacing", "the image's pixel size, as psf_spacing is given", "None")
-    try:
-        psf_grid = voxel(psf_spacing, psf.ndim)
-    except InputError as error:
-        raise InputError("psf_spacing", error.expected, error.got) from None
-    grids = grid[-psf.ndim :], psf_grid[-psf.ndim :]
-    if np.allclose(*grids, rtol=1e-3):
-        return psf
-    psf, report = prepare(psf, spacing=grids[0], psf_spacing=grids[1])
-    log.info("the point-spread function was resampled: %s", report)
-    return psf
+def _but_time(place, others):
+    return [i for i, a in zip(place, others, strict=True) if a != "T"]

@@ -27,7 +27,7 @@ LEVELS = (
     "files",
     "training",
     "inference",
-    "inversion",
+    "inversion axes",
     "restore",
     "commands",
 )
@@ -39,7 +39,7 @@ ENGINE = (
     "checks",
     "cpu gpu",
     "precision devices",
-    "memory",
+    "memory arrays",
     "backend",
     "fourier gpu.graph",
 )

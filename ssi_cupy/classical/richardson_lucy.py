@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ..engine.arrays import any_array
 from ..engine.checks import number, positive_int
 from ..engine.types import ArrayLike, Float32Array, Mode
 from . import shared
 
 
+@any_array
 def richardson_lucy(
     image: ArrayLike,
     psf: ArrayLike,
@@ -57,6 +59,7 @@ def richardson_lucy(
     return _richardson_lucy(image, psf, num_iter, 0.0, mode, clip, initial)
 
 
+@any_array
 def richardson_lucy_tv(
     image: ArrayLike,
     psf: ArrayLike,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.arrays import as_array
 from ..engine.backend import is_cupy, moved, namespace
 from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
 from ..engine.types import Array, ArrayLike, Float32Array, Mode, Shape
@@ -121,6 +122,7 @@ def curvature(x: Array, smoothing: float) -> Array:
 
 def inputs(image: ArrayLike, psf: ArrayLike, nonnegative: bool = False) -> tuple[Any, Array, Array]:
     """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
+    image, psf = as_array(image, "image"), as_array(psf, "psf")
     if is_cupy(image):
         psf = moved(psf, image)  # small, and mostly computed on the CPU
     xp = namespace(image, psf)
@@ -135,6 +137,7 @@ def inputs(image: ArrayLike, psf: ArrayLike, nonnegative: bool = False) -> tuple
 
 
 def initial(initial: ArrayLike, image: Array) -> Array:
+    initial = as_array(initial, "initial")
     namespace(initial, image)
     initial = real_array(initial, "initial")
     if initial.shape != image.shape:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..engine.arrays import any_array
 from ..engine.checks import number, positive, positive_int
 from ..engine.types import ArrayLike, Float32Array, Mode
 from . import shared
 
 
+@any_array
 def tv_admm(
     image: ArrayLike,
     psf: ArrayLike,
@@ -75,6 +77,7 @@ def tv_admm(
     return shared.result(fft.crop(x), clip)
 
 
+@any_array
 def tv_chambolle_pock(
     image: ArrayLike,
     psf: ArrayLike,
@@ -135,6 +138,7 @@ def tv_chambolle_pock(
     return shared.result(x, clip)
 
 
+@any_array
 def tv_conjugate_gradient(
     image: ArrayLike,
     psf: ArrayLike,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..engine.arrays import any_array, as_array
 from ..engine.backend import namespace
 from ..engine.checks import InputError, number, positive_int, real_array, varying
 from ..engine.types import ArrayLike, Float32Array, Float64Array
 from . import shared
 
 
+@any_array
 def wiener(
     image: ArrayLike, psf: ArrayLike, balance: ArrayLike, *, pad: int = 32, clip: bool = False
 ) -> Float32Array:
@@ -48,7 +50,7 @@ def wiener(
     if np.ndim(balance) == 0:
         noise = number(balance, "balance", low=0) * fft.laplacian**2
     else:
-        balance = real_array(balance, "balance", ndim=1)
+        balance = real_array(as_array(balance, "balance"), "balance", ndim=1)
         if float(balance.min()) < 0:
             raise InputError("balance", "no value below zero", f"{float(balance.min()):g}")
         known = xp.linspace(0, np.sqrt(y.ndim) / 2, len(balance))
@@ -81,6 +83,7 @@ def radial_power_spectrum(image: ArrayLike, bins: int = 64) -> Float64Array:
     InputError
         If an argument cannot be used; the message names it.
     """
+    image = as_array(image, "image")
     xp = namespace(image)
     image = varying(real_array(image, "image"), "image").astype(np.float64)
     bins = positive_int(bins, "bins", minimum=2)

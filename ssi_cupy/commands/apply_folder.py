@@ -28,6 +28,7 @@ def apply(
     result: Literal["denoised", "restored"] = "denoised",
     axes: str | None = None,
     bad: Callable[[Path, InputError], object] | None = None,
+    written: list[Path] | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Restore files by a trained model.
@@ -47,6 +48,8 @@ def apply(
     bad : callable, optional
         Called with (path, `InputError`) for each file that cannot be restored; the others are. By
         default the error is raised.
+    written : list, optional
+        To it each path is added once its file is there: what is left of a run that is interrupted.
     progress : bool
         Show a progress bar.
 
@@ -62,7 +65,7 @@ def apply(
     """
     choice(result, "result", RESULTS)
     path_like(output, "output")
-    written = []
+    written = [] if written is None else written
     targets = _targets(where, Path(output))
     with Interrupts() as interrupts:
         for path, target in counted(targets, "restoring", progress):

@@ -7,17 +7,18 @@ interrupted.
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..engine.checks import FileError, InputError, OutOfMemory, choice
+from .parser import PROGRAM, parser
 
-PROGRAM = "ssi-cupy"
 # What the Python interface calls it, and what the user typed.
 TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
 OPTIONS = (
@@ -40,19 +41,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit status.
     """
-    args = _parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure") and "utf" not in (sys.stdout.encoding or "").lower():
+        sys.stdout.reconfigure(errors="replace")  # µ, where the terminal knows ASCII alone
+    args = parser(COMMANDS).parse_args(argv)
     try:
-        return args.run(args) or 0
+        with _logged(args.log):
+            return args.run(args) or 0
     except InputError as error:
         name = TYPED.get(error.argument, error.argument)
         return _say(f"error: {name}: expected {error.expected}, got {error.got}", 2)
-    except OutOfMemory as error:
-        return _say(f"error: {error}", 2)
+    except MemoryError as error:
+        told = (
+            str(error) if isinstance(error, OutOfMemory) else f"memory: too little of it ({error})"
+        )
+        way = "; so does --tile-size 256" if _tiles(args) else ""
+        return _say(f"error: {told}{way}", 2)
     except KeyboardInterrupt:
         checkpoint = getattr(args, "checkpoint", None)
         if checkpoint and os.path.exists(checkpoint):
             return _say(f"interrupted; to go on, add --resume {checkpoint}", 130)
+        written = getattr(args, "written", ())
+        if written:
+            last = f"{len(written)} written, {written[-1]} the last"
+            return _say(f"interrupted; {last}", 130)
         return _say("interrupted; nothing was written", 130)
+
+
+def _tiles(args):
+    return hasattr(args, "tile_size") and args.tile_size is None
+
+
+@contextmanager
+def _logged(path):
+    """Within, what the package logs goes to a file too, with the time and the level."""
+    if path is None:
+        yield
+        return
+    log = logging.getLogger("ssi_cupy")
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        got = f"{path!r} ({error.strerror or error})"
+        raise FileError("--log", "a path that can be written", got) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.info("%s", " ".join(sys.argv))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
 
 
 def _say(message, status):
@@ -81,13 +122,16 @@ def _denoise(args):
 def _restore(args, function, outputs):
     """Read, check all that will be written, train, write."""
     from .. import recipes
-    from ..files import tiff
+    from ..files import formats
 
     inputs = {"IN": args.image, "--psf": args.psf, "--resume": args.resume}
     kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
+    for option, path in outputs.items():
+        if path is not None:
+            formats.check_written(path, option)
     _check_outputs(inputs, outputs | kept)
-    image = tiff.read(args.image, "IN")
-    psf = tiff.read(args.psf, "--psf") if args.psf else None
+    image = formats.read(args.image, "IN")
+    psf = formats.read(args.psf, "--psf") if args.psf else None
     axes = _axes(args.axes or image.axes, image, psf)
     spacing = _spacing(args.spacing, "--spacing", image, axes)
     options = {
@@ -118,7 +162,7 @@ def _restore(args, function, outputs):
         results = {"--output": result.denoised}
     for option, path in outputs.items():
         if path is not None:
-            tiff.write(path, results[option], axes, spacing, like=image, argument=option)
+            formats.write(path, results[option], axes, spacing, like=image, argument=option)
     if args.save_model is not None:
         result.model.save(args.save_model)
     seconds = f"{sum(result.seconds.values()):.0f} s"
@@ -199,8 +243,14 @@ def _apply(args):
         bad.append(path)
         _complain(error, path)
 
-    options = {"axes": args.axes, "bad": None if single else report, "progress": True}
-    written = apply_folder.apply(model, args.image, args.output, result=args.result, **options)
+    options = {
+        "result": args.result,
+        "axes": args.axes,
+        "bad": None if single else report,
+        "progress": True,
+    }
+    args.written = []  # for whoever interrupts
+    written = apply_folder.apply(model, args.image, args.output, written=args.written, **options)
     what = "image" if len(written) == 1 else "images"
     print(f"{args.output}: {len(written)} {what} {args.result} on {model.device}")
     return (1 if written else 2) if bad else 0
@@ -297,105 +347,7 @@ def _in_order(spacing, axes):
     return tuple(spacing[a] for a in names) if set(names) <= set(spacing) else None
 
 
-def _numbers(text, kind=float, what="numbers"):
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        message = f"expected {what} with commas between them, got {text!r}"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _whole(text):
-    return _numbers(text, int, "whole numbers")
-
-
-# ---- the parser -----------------------------------------------------------------------------
-
-
-def _parser():
-    from .. import recipes
-
-    parser = argparse.ArgumentParser(PROGRAM, description=(
-        "Restore a blurred, noisy image from nothing but itself and its point-spread function."
-    ))  # fmt: skip
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    device = argparse.ArgumentParser(add_help=False)
-    add = device.add_argument
-    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
-    add("--precision", default="float32", metavar="NAME",
-        help="float32 (default); tf32x3 or tf32 for a GPU's tensor cores")  # fmt: skip
-
-    training = argparse.ArgumentParser(add_help=False, parents=[device])
-    add = training.add_argument
-    add("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
-    add("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
-    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
-
-    files = argparse.ArgumentParser(add_help=False, parents=[training])
-    add = files.add_argument
-    add("image", metavar="IN", help="TIFF: plain, ImageJ or OME")
-    add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
-    add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
-    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
-    add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
-    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
-    add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
-    add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
-    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
-    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
-    add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
-
-    def command(name, run, text, parent=None):
-        parents = [parent] if parent else []
-        made = commands.add_parser(name, help=text, description=text, parents=parents)
-        made.set_defaults(run=run)
-        return made.add_argument
-
-    add = command("deconvolve", _deconvolve, "Remove blur and noise.", files)
-    add("--psf", required=True, metavar="PSF", help="TIFF of the point-spread function")
-    add("-o", "--output", required=True, metavar="OUT", help="TIFF of the restored image")
-    add("--denoised", metavar="OUT", help="TIFF of the denoised, still blurred image")
-
-    add = command("denoise", _denoise, "Remove noise only.", files)
-    add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside IN")
-    add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
-
-    add = command("train", _train, "Train a model on many images.", training)
-    add("images", nargs="+", metavar="IN", help="folders, TIFFs, or patterns as 'data/*.tif'")
-    add("-o", "--output", required=True, metavar="MODEL", help="the trained model (.npz)")
-    add("--recipe", default="deconoising", metavar="NAME",
-        help="one of " + ", ".join(recipes.names()) + " (default: deconoising)")  # fmt: skip
-    psf = add.__self__.add_mutually_exclusive_group()
-    psf.add_argument("--psf", metavar="PSF", help="TIFF of the point-spread function, on the "
-                     "images' grid (default: none)")  # fmt: skip
-    psf.add_argument("--psf-sigma", type=_numbers, metavar="PIXELS",
-                     help="of a Gaussian one instead, or one per axis: 2,1,1")  # fmt: skip
-    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
-    add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
-    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
-    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
-    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
-    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
-
-    text = "Apply a trained model to images that it need not have seen."
-    add = command("apply", _apply, text, device)
-    add("model", metavar="MODEL", help="what `train` wrote")
-    add("image", metavar="IN", help="a TIFF, a folder of them, or a pattern as 'data/*.tif'")
-    add("-o", "--output", required=True, metavar="OUT", help="a TIFF, or a folder for several")
-    add("--result", default="denoised", choices=("denoised", "restored"),
-        help="the image without its noise (default), or without its blur too")  # fmt: skip
-    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
-
-    add = command("psf", _psf, "Write a Gaussian point-spread function.")
-    add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")
-    add("--ndim", type=int, default=2, metavar="N", help="2 (default) or 3")
-    add("--size", type=int, metavar="PIXELS", help="odd (default: 4 sigma to either side)")
-    add("-o", "--output", required=True, metavar="PSF", help="TIFF to write")
-
-    add = command("demo", _demo, "Restore a micrograph and compare with Richardson-Lucy.", training)
-    add("--out", required=True, metavar="DIR", help="folder for the picture and the report")
-
-    add = command("doctor", _doctor, "Say what this machine has, what is missing, how to get it.")
-    add("--device", default="auto", metavar="NAME", help="must work for exit status 0: cpu, cuda")
-    return parser
+COMMANDS = {
+    "deconvolve": _deconvolve, "denoise": _denoise, "train": _train, "apply": _apply,
+    "psf": _psf, "demo": _demo, "doctor": _doctor,
+}  # fmt: skip

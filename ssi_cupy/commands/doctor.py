@@ -12,13 +12,17 @@ from importlib import metadata
 
 import numpy as np
 
+from .. import __version__
 from ..engine import backend, fourier
 from ..engine.checks import choice
 from ..engine.gpu import driver
 from ..engine.types import Device
 from ..ops.pointwise import relu_forward
 
-PACKAGES = "numpy scipy numba tifffile tqdm cupy-cuda12x cupy-cuda13x dask scikit-image".split()
+PACKAGES = (
+    "numpy scipy numba llvmlite tifffile tqdm cupy-cuda12x cupy-cuda13x dask scikit-image "
+    "matplotlib imagecodecs zarr xarray napari torch"
+).split()
 
 
 def examine(device: Device = "auto") -> tuple[list[str], bool]:
@@ -35,7 +39,8 @@ def examine(device: Device = "auto") -> tuple[list[str], bool]:
     works : bool
     """
     choice(device, "device", ("auto", "cpu", "cuda"))
-    lines = [f"python {platform.python_version()}, {platform.system()} {platform.machine()}"]
+    lines = [f"ssi_cupy {__version__}"]
+    lines.append(f"python {platform.python_version()}, {platform.system()} {platform.machine()}")
     lines.append(", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     works = {"cpu": _tried("cpu", lines, f"{backend.num_threads()} threads")}
     missing = driver.missing()

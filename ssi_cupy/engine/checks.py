@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ def numbers(array: ArrayLike | Sliceable, argument: str, *, ndim: Sizes | None =
             raise InputError(argument, "an array of numbers", f"{error}") from None
     if array.dtype.kind not in "uif":
         raise InputError(argument, "an array of real numbers", f"dtype {array.dtype}")
-    if array.size == 0:
+    if 0 in array.shape:
         raise InputError(argument, "a non-empty array", f"shape {array.shape}")
     if ndim is not None and array.ndim not in np.atleast_1d(ndim):
         ranks = " or ".join(f"{n}-D" for n in np.atleast_1d(ndim))
@@ -113,7 +113,7 @@ def choice(value: T, argument: str, options: Iterable[object]) -> T:
     return options[options.index(value)]
 
 
-def told(value):
+def told(value: Any) -> str:
     """`repr` of what came, short enough for one line."""
     try:
         text = " ".join(repr(value).split())
@@ -122,7 +122,7 @@ def told(value):
     return text if len(text) <= 120 else f"{text[:100]}… ({type(value).__name__})"
 
 
-def path_like(value, argument):
+def path_like(value: Any, argument: str) -> str:
     """`value` if it is a str or an `os.PathLike`: a number would be a file that is open already."""
     try:
         text = os.fspath(value)
@@ -161,7 +161,7 @@ def number(value: Any, argument: str, *, low: float = -np.inf, high: float = np.
     return found
 
 
-def limit(value, argument):
+def limit(value: Any, argument: str) -> float:
     """`value` as a float if it is a number, which may be infinite but not NaN."""
     infinite = isinstance(value, (float, np.floating)) and np.isinf(value)
     return float(value) if infinite else number(value, argument)
@@ -202,7 +202,7 @@ def point_spread_function(
 # ---- fields of dataclasses ------------------------------------------------------------------
 
 
-def checked(check, default=dataclasses.MISSING):
+def checked(check: Callable, default: Any = dataclasses.MISSING) -> Any:
     """A field of a `Checked` dataclass: ``check(value, name)`` returns what it becomes, or raises.
 
     Parameters
@@ -218,25 +218,31 @@ def checked(check, default=dataclasses.MISSING):
 class Checked:
     """A dataclass that looks at what its fields are given, each by its own check."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = field.metadata["check"](getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, value)
 
 
-def text(value, argument):
+def text(value: Any, argument: str) -> str:
     """`value` if it is a str that is not empty."""
     if not isinstance(value, str) or not value:
         raise InputError(argument, "a text", told(value))
     return value
 
 
-def whole(low=1, high=None):
+def whole(low: int = 1, high: int | None = None) -> Callable:
     """The check for a whole number in [low, high]."""
     return lambda value, name: positive_int(value, name, minimum=low, most=high)
 
 
-def real(low=-np.inf, high=np.inf, *, above=False, below=False):
+def real(
+    low: float | None = -np.inf,
+    high: float | None = np.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> Callable:
     """The check for a number in [low, high]; without low itself if `above`, high if `below`."""
 
     def check(value, name):
@@ -249,12 +255,12 @@ def real(low=-np.inf, high=np.inf, *, above=False, below=False):
     return check
 
 
-def one_of(*options):
+def one_of(*options: object) -> Callable:
     """The check for one of some values."""
     return lambda value, name: choice(value, name, options)
 
 
-def made_of(*kinds):
+def made_of(*kinds: type) -> Callable:
     """The check for an object of one of some classes."""
 
     def check(value, name):
@@ -266,12 +272,12 @@ def made_of(*kinds):
     return check
 
 
-def maybe(check):
+def maybe(check: Callable) -> Callable:
     """The check for what may be None too."""
     return lambda value, name: None if value is None else check(value, name)
 
 
-def several(check, low=1, high=None):
+def several(check: Callable, low: int = 1, high: int | None = None) -> Callable:
     """The check for a sequence of `low` to `high` such values, which becomes a tuple."""
 
     def each(value, name):
@@ -283,3 +289,11 @@ def several(check, low=1, high=None):
         return tuple(check(item, name) for item in value)
 
     return each
+
+
+def bounds(low: float, high: float) -> tuple[float, float]:
+    """Two bounds, `low` below `high`, either of them infinite if need be."""
+    low, high = limit(low, "low"), limit(high, "high")
+    if not low < high:
+        raise InputError("high", f"a number above low = {low:g}", f"{high:g}")
+    return low, high

@@ -34,10 +34,20 @@ def free_memory(like: object = None) -> int:
     try:
         found = [_available(Path("/proc/meminfo").read_text())]
     except (OSError, KeyError, ValueError):  # not Linux
-        known = {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys()
-        found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 4 << 30]
+        found = [_elsewhere()]
     found += filter(lambda free: free is not None, (*_of_groups(), _of_process()))
     return max(min(found), 0)
+
+
+def _elsewhere():
+    """The same where there is no /proc: of sysconf, or psutil on macOS and Windows; else 4 GiB."""
+    if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        import psutil
+    except ImportError:
+        return 4 << 30
+    return int(psutil.virtual_memory().available)
 
 
 def _available(meminfo):

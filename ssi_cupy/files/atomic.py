@@ -62,7 +62,7 @@ def replacing(path: PathLike, argument: str = "path") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def same_file(one, other):
+def same_file(one: PathLike, other: PathLike) -> bool:
     """Whether two paths are one file: by name, through links, or as two names of one."""
     try:
         return os.path.samefile(one, other)

@@ -180,7 +180,7 @@ def load_model(path: PathLike, physics: ForwardModel | None, make: Callable[...,
     return model
 
 
-def voxel_sizes(spacing):
+def voxel_sizes(spacing: Any) -> Any:
     """A ValueError where a model's pixel sizes are no numbers above zero."""
     for size in [] if spacing is None else np.atleast_1d(spacing).tolist():
         if not number(size, "spacing", low=0) > 0:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..engine.checks import FileError, InputError, path_like
 from ..engine.types import Array, ArrayLike, PathLike, Shape
+from . import metadata as others
 from . import tiff_claims
 from .atomic import replacing, unwritable
 
@@ -47,12 +48,15 @@ class Image:
     spacing : dict of str to float
         µm between pixels along Z, Y and X, for those that the file tells.
     flavour : {"plain", "imagej", "ome"}
+    metadata : dict
+        What else the file tells, see `metadata.py`.
     """
 
     data: Array
     axes: str
     spacing: dict[str, float] = field(default_factory=dict)
     flavour: Literal["plain", "imagej", "ome"] = "plain"
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -81,7 +85,7 @@ def read(path: PathLike, argument: str = "path") -> Image:
         if data.shape != tuple(series.shape) or data.dtype.newbyteorder("=") != series.dtype:
             raise ValueError(f"{data.dtype} of shape {data.shape}, not {series.dtype} of shape "
                              f"{series.shape}")  # fmt: skip
-        return Image(data, series.axes, _spacing(file), _flavour(file))
+        return Image(data, series.axes, _spacing(file), _flavour(file), others.of_file(file))
 
 
 @dataclass(frozen=True)
@@ -265,6 +269,9 @@ def write(
         order = "".join(a for a in HYPERSTACK if a in axes)
         data, axes = data.transpose([axes.index(a) for a in order]), order
     options = {"plain": _plain, "imagej": _imagej, "ome": _ome}[flavour](axes, spacing)
+    if like is not None and flavour == like.flavour != "plain":
+        kept = {"imagej": others.for_imagej, "ome": others.for_ome}[flavour]
+        options["metadata"] = kept(like.metadata, axes, data.shape) | options["metadata"]
     try:
         with replacing(path, argument) as temporary:
             big = data.nbytes > CLASSIC_LIMIT

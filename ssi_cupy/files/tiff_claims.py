@@ -9,6 +9,7 @@ variable ``SSI_CUPY_TIFF_EXPANSION`` to more.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ SMALL = 64 * 2**20  # bytes of pixels that any file may hold
 VARIABLE = "SSI_CUPY_TIFF_EXPANSION"
 
 
-def check(file, series):
+def check(file: Any, series: Any) -> None:
     """A ValueError that says what is wrong, where the first image cannot be what it claims to be.
 
     Parameters

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import symmetry
+from ..engine.arrays import by_slices
 from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
 from ..engine.checks import InputError, numbers, real_array
 from ..engine.precision import Precision
@@ -56,7 +57,7 @@ def infer(
     -------
     restored, reblurred : array or None
     """
-    image = numbers(image, "image", ndim=(2, 3, 5))
+    image = numbers(by_slices(image, "image"), "image", ndim=(2, 3, 5))
     shape = (1,) * (5 - image.ndim) + tuple(image.shape)
     if shape[1] != model.net.outputs:
         raise InputError("image", f"{model.net.outputs} channels", f"{shape[1]}")
@@ -85,17 +86,17 @@ def infer(
             interrupts.check()
             x = _network(model, _read(image, batch, tile, margin))
             if restored is not None:
-                tile.add(_five(restored)[batch], x.astype(np.float32), margin)
+                tile.add(_part(restored, batch), x.astype(np.float32), margin)
             if reblurred is not None and by_tile:
                 x = apply(model.physics, x)
-                tile.add(_five(reblurred)[batch], x.astype(np.float32), margin)
+                tile.add(_part(reblurred, batch), x.astype(np.float32), margin)
             del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiling.release(array)
         interrupts.check()
     if not by_tile:
-        x = moved(np.ascontiguousarray(host(_five(restored)), np.float32), model.parameters)
-        _five(reblurred)[...] = moved(apply(model.physics, x), reblurred)
+        x = moved(np.ascontiguousarray(host(_part(restored)[...]), np.float32), model.parameters)
+        _part(reblurred)[...] = moved(apply(model.physics, x), reblurred)
     return None if unwanted else restored, reblurred
 
 
@@ -193,10 +194,14 @@ def _output(out, image):
         return None
     if out is True:
         return empty(tuple(image.shape), np.float32, like=image)
-    if not (isinstance(out, np.ndarray) or is_cupy(out)) or out.dtype.kind != "f":
-        got = getattr(out, "dtype", type(out).__name__)
-        raise InputError("out", "an array of floating-point numbers", str(got))
-    if out.shape != tuple(image.shape):
+    ours = isinstance(out, np.ndarray) or is_cupy(out)
+    written = ours or tiling.by_slices(out)
+    if not written or np.ma.isMaskedArray(out):
+        expected = "an array of numpy or cupy, or one that is written by slices, as of Zarr"
+        raise InputError("out", expected, type(out).__name__)
+    if out.dtype.kind != "f":
+        raise InputError("out", "floating-point numbers", str(out.dtype))
+    if tuple(out.shape) != tuple(image.shape):
         raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
     both = isinstance(out, np.ndarray) and isinstance(image, np.ndarray)
     if both and np.shares_memory(out, image):
@@ -205,6 +210,8 @@ def _output(out, image):
     return out
 
 
-def _five(array):
-    """`array` as (N, C, Z, Y, X): a view, also of memory that is not contiguous."""
-    return array[(None,) * (5 - array.ndim)]
+def _part(array, batch=np.s_[:]):
+    """Some images of `array` as (N, C, Z, Y, X): a view, also of memory that is not contiguous."""
+    if not (isinstance(array, np.ndarray) or is_cupy(array)):
+        return tiling.Slices(array, batch)
+    return array[(None,) * (5 - array.ndim)][batch]

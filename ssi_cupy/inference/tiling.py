@@ -26,6 +26,7 @@ import itertools
 import math
 import mmap
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,8 @@ class Tile:
         there = out[to]
         there[(..., *fresh)] = 0
         there += moved(values, out)
+        if isinstance(out, Slices):  # what came was a copy
+            out[to] = there
 
 
 def tiles(
@@ -255,6 +258,42 @@ def overhead(shape: Shape, tile: Shape, overlap: Shape) -> float:
 
 
 # ---- arrays on a disk ---------------------------------------------------------------------------
+
+
+def by_slices(array: object) -> bool:
+    """Whether this can be written by slices, at once: Zarr's and HDF5's arrays, not Dask's."""
+    has = (hasattr(array, n) for n in ("shape", "ndim", "__getitem__", "__setitem__"))
+    kind = getattr(getattr(array, "dtype", None), "kind", None)  # a tensor's has none
+    return all(has) and kind is not None and not hasattr(array, "__dask_graph__")
+
+
+class Slices:
+    """Some images of what is read and written by slices, as an (N, C, Z, Y, X) array.
+
+    Parameters
+    ----------
+    array : (Y, X), (Z, Y, X) or (N, C, Z, Y, X)
+    batch : slice
+        Of the axis N.
+    """
+
+    def __init__(self, array: Any, batch: slice) -> None:
+        full = (1,) * (5 - array.ndim) + tuple(array.shape)
+        self.array, self.batch = array, batch
+        self.shape = (len(range(full[0])[batch]), *full[1:])
+        self.dtype, self.ndim = array.dtype, 5
+
+    def _place(self, box):
+        """The slices of all axes; `box` is an Ellipsis, and slices of the last three or none."""
+        box = box[1:] if isinstance(box, tuple) else (slice(None),) * 3
+        return (self.batch, slice(None), *box)[-self.array.ndim :]
+
+    def __getitem__(self, box: Any) -> Array:
+        found = np.array(self.array[self._place(box)])
+        return found.reshape((1,) * (5 - found.ndim) + found.shape)
+
+    def __setitem__(self, box: Any, values: Array) -> None:
+        self.array[self._place(box)] = values.reshape(values.shape[5 - self.array.ndim :])
 
 
 def release(array: object) -> None:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..engine.arrays import as_array
+from ..engine.backend import host
 from ..engine.checks import InputError, choice, number, odd_sizes, positive, real_array, varying
 from ..engine.types import ArrayLike, Float64Array, Sizes, Spacing
 
@@ -63,7 +65,8 @@ def prepare(
     """
     from scipy import ndimage
 
-    psf = varying(real_array(psf, "psf", ndim=(2, 3)), "psf").astype(np.float64)
+    psf = real_array(host(as_array(psf, "psf")), "psf", ndim=(2, 3))
+    psf = varying(psf, "psf").astype(np.float64)
     if (psf_spacing is None) != (spacing is None):
         missing = "psf_spacing" if psf_spacing is None else "spacing"
         raise InputError(missing, "both psf_spacing and spacing, or neither", "None")

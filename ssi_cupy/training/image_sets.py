@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..engine.arrays import as_array
 from ..engine.backend import host, log
 from ..engine.checks import FileError, InputError, path_like, real_array
 from ..engine.types import Array, ArrayLike, PathLike, Shape
@@ -112,7 +113,7 @@ def gather(
     if isinstance(what, (str, os.PathLike)):
         what = find(what, argument)
     elif hasattr(what, "ndim"):
-        what = list(host(real_array(what, argument, ndim=5)))
+        what = list(host(real_array(as_array(what, argument), argument, ndim=5)))
     cache, found = _Cache(), []
     for i, item in enumerate(counted(what, "looking at", progress)):
         try:
@@ -202,6 +203,10 @@ class Images:
     def __len__(self) -> int:
         return len(self._images)
 
+    def __repr__(self) -> str:
+        first = f"{self.names[0]!r} {self.shapes[0]}" + ", …" * (len(self) > 1)
+        return f"Images({len(self)}: {first})"
+
     @property
     def spacing(self) -> tuple[float, ...] | None:
         """Pixel sizes of the first image along ([Z,] Y, X), µm, or None if its file has none."""
@@ -260,7 +265,7 @@ class Images:
 
 
 def _of_array(array, name):
-    array = host(real_array(array, name, ndim=(2, 3, 4)))
+    array = host(real_array(as_array(array, name), name, ndim=(2, 3, 4)))
     shape = (1,) * (4 - array.ndim) + array.shape
     return _Image(name, shape, array.dtype, lambda: array.reshape(shape))
 

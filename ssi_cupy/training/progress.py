@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 
-def counted(files, what, show=True):
+def counted(files: Any, what: str, show: bool = True) -> Iterator:
     """`files`, with a bar that from the first second says what is done to how many of them."""
     if not show or len(files) < 2:
         yield from files
@@ -28,7 +29,7 @@ class Interrupts:
     ...         interrupts.check()
     """
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         self.seen, self._before = False, None
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
@@ -36,12 +37,12 @@ class Interrupts:
                 self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
-    def check(self):
+    def check(self) -> None:
         """Raise KeyboardInterrupt if there was one."""
         if self.seen:
             raise KeyboardInterrupt
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
@@ -69,6 +70,7 @@ class Progress:
     def __init__(self, steps: int, done: int = 0, show: bool = True, device: str = "cpu") -> None:
         self.interrupted, self._device = False, device
         self._steps, self._done, self._show, self._bar = steps, done, show, None
+        self._lines = False
 
     def __enter__(self) -> Self:
         self._before = None
@@ -76,7 +78,9 @@ class Progress:
             self._before = signal.getsignal(signal.SIGINT)
             if self._before is not None:
                 signal.signal(signal.SIGINT, self._interrupt)
-        if self._show:
+        if self._show and not _watched():
+            self._lines = True
+        elif self._show:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(
@@ -87,6 +91,10 @@ class Progress:
 
     def update(self, report: Mapping[str, Any]) -> None:
         """One more step is done."""
+        self._done += 1
+        if self._lines and self._done * 10 // self._steps > (self._done - 1) * 10 // self._steps:
+            told = f"training on {self._device}: step {self._done} of {self._steps}"
+            print(f"{told}, loss {report['loss']:.3g}", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.set_description_str(f"training on {self._device}", refresh=False)
             self._bar.set_postfix_str(f"loss {report['loss']:.3g}", refresh=False)
@@ -102,3 +110,9 @@ class Progress:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+
+
+def _watched():
+    """Whether there is a terminal, or a notebook, that a bar can be drawn in."""
+    terminal = getattr(sys.stderr, "isatty", lambda: False)()
+    return terminal or "ipykernel" in sys.modules

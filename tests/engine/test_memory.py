@@ -192,3 +192,18 @@ def test_a_pool_that_is_dropped_frees_its_memory_at_once_and_spares_what_is_in_u
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def test_free_memory_where_there_is_neither_proc_nor_sysconf(monkeypatch):
+    import os
+    import sys
+    import types
+
+    from ssi_cupy.engine import memory
+
+    told = types.SimpleNamespace(virtual_memory=lambda: types.SimpleNamespace(available=12345))
+    monkeypatch.setattr(os, "sysconf_names", {}, raising=False)
+    monkeypatch.setitem(sys.modules, "psutil", told)
+    assert memory._elsewhere() == 12345
+    monkeypatch.setitem(sys.modules, "psutil", None)  # as if it were not installed
+    assert memory._elsewhere() == 4 << 30

@@ -89,6 +89,13 @@ def upload(array):
     return cupy.asarray(array)
 
 
+def from_dlpack(array):
+    """What another library holds on a GPU, in the same memory."""
+    import cupy
+
+    return cupy.from_dlpack(array)
+
+
 def free():
     """How many bytes of the current device's memory are free."""
     import cupy

@@ -1,0 +1,118 @@
+"""What the command line is told: its commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+PROGRAM = "ssi-cupy"
+
+
+def parser(run: Any) -> Any:
+    """The parser of the command line.
+
+    Parameters
+    ----------
+    run : dict
+        The function of each command, called with what was parsed.
+    """
+    from .. import __version__, recipes
+
+    made = argparse.ArgumentParser(PROGRAM, description=(
+        "Restore a blurred, noisy image from nothing but itself and its point-spread function."
+    ))  # fmt: skip
+    made.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    made.add_argument("--log", metavar="FILE", help="also write what happens to this file")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+
+    device = argparse.ArgumentParser(add_help=False)
+    add = device.add_argument
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add("--precision", default="float32", metavar="NAME",
+        help="float32 (default); tf32x3 or tf32 for a GPU's tensor cores")  # fmt: skip
+
+    training = argparse.ArgumentParser(add_help=False, parents=[device])
+    add = training.add_argument
+    add("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
+    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[training])
+    add = files.add_argument
+    add("image", metavar="IN", help="TIFF: plain, ImageJ or OME")
+    add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
+    add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
+    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
+    add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
+    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
+    add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
+    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
+    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
+    add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
+
+    def command(name, text, parent=None):
+        parents = [parent] if parent else []
+        one = commands.add_parser(name, help=text, description=text, parents=parents)
+        one.set_defaults(run=run[name])
+        return one.add_argument
+
+    add = command("deconvolve", "Remove blur and noise.", files)
+    add("--psf", required=True, metavar="PSF", help="TIFF of the point-spread function")
+    add("-o", "--output", required=True, metavar="OUT", help="TIFF of the restored image")
+    add("--denoised", metavar="OUT", help="TIFF of the denoised, still blurred image")
+
+    add = command("denoise", "Remove noise only.", files)
+    add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside IN")
+    add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
+
+    add = command("train", "Train a model on many images.", training)
+    add("images", nargs="+", metavar="IN", help="folders, TIFFs, or patterns as 'data/*.tif'")
+    add("-o", "--output", required=True, metavar="MODEL", help="the trained model (.npz)")
+    add("--recipe", default="deconoising", metavar="NAME",
+        help="one of " + ", ".join(recipes.names()) + " (default: deconoising)")  # fmt: skip
+    psf = add.__self__.add_mutually_exclusive_group()
+    psf.add_argument("--psf", metavar="PSF", help="TIFF of the point-spread function, on the "
+                     "images' grid (default: none)")  # fmt: skip
+    psf.add_argument("--psf-sigma", type=_numbers, metavar="PIXELS",
+                     help="of a Gaussian one instead, or one per axis: 2,1,1")  # fmt: skip
+    add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
+    add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
+    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
+    add("--checkpoint", metavar="FILE", help="keep the state of the training here")
+    add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
+
+    text = "Apply a trained model to images that it need not have seen."
+    add = command("apply", text, device)
+    add("model", metavar="MODEL", help="what `train` wrote")
+    add("image", metavar="IN", help="a TIFF, a folder of them, or a pattern as 'data/*.tif'")
+    add("-o", "--output", required=True, metavar="OUT", help="a TIFF, or a folder for several")
+    add("--result", default="denoised", choices=("denoised", "restored"),
+        help="the image without its noise (default), or without its blur too")  # fmt: skip
+    add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
+
+    add = command("psf", "Write a Gaussian point-spread function.")
+    add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")
+    add("--ndim", type=int, default=2, metavar="N", help="2 (default) or 3")
+    add("--size", type=int, metavar="PIXELS", help="odd (default: 4 sigma to either side)")
+    add("-o", "--output", required=True, metavar="PSF", help="TIFF to write")
+
+    add = command("demo", "Restore a micrograph and compare with Richardson-Lucy.", training)
+    add("--out", required=True, metavar="DIR", help="folder for the picture and the report")
+
+    add = command("doctor", "Say what this machine has, what is missing, how to get it.")
+    add("--device", default="auto", metavar="NAME", help="must work for exit status 0: cpu, cuda")
+    return made
+
+
+def _numbers(text, kind=float, what="numbers"):
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        message = f"expected {what} with commas between them, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _whole(text):
+    return _numbers(text, int, "whole numbers")
