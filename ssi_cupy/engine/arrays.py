@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from .checks import DeviceError, InputError
 from .devices import is_cupy
 from .gpu import driver
+from .types import T
 
 # How DataArrays name their axes, lower case.
 LETTERS = {"time": "T", "frame": "T", "channel": "C", "channels": "C", "wavelength": "C"}
@@ -184,11 +184,11 @@ def named_as(result: Any, image: Any) -> Any:
     return image.copy(data=result) if same else result
 
 
-def any_array(function: Callable) -> Callable:
+def any_array(function: T) -> T:
     """For a function of an image first: what is no array is made one; a DataArray comes back."""
 
-    @functools.wraps(function)
+    @functools.wraps(function)  # type: ignore[arg-type]
     def wrapped(image, *args, **options):
         return named_as(function(as_array(image, "image"), *args, **options), image)
 
-    return wrapped
+    return wrapped  # type: ignore[return-value]
