@@ -139,6 +139,7 @@ def _restore(args, function, outputs):
         "rng": args.seed,
         "device": args.device,
         "precision": args.precision,
+        "refine": args.refine,
         "mode": args.mode,
         "progress": args.progress,
         "checkpoint": args.checkpoint,

@@ -23,7 +23,7 @@ def task(
     stop: Any,
     report: Any,
     spacing: Any = None,
-    axes: str = None,
+    axes: str | None = None,
 ) -> Any:
     """Restore until done, out of time or stopped; no part of it knows of windows.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable, Mapping
 
 PROGRAM = "ssi-cupy"
 
 
-def parser(run: Any) -> Any:
+def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Parameters
@@ -47,6 +47,8 @@ def parser(run: Any) -> Any:
     add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
     add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
     add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
+    add("--no-refine", dest="refine", action="store_const", const=False,
+        help="do not put back what the residual still shows")  # fmt: skip
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
     add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
@@ -80,6 +82,8 @@ def parser(run: Any) -> Any:
     add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
     add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
     add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
+    add("--no-refine", dest="refine", action="store_const", const=False,
+        help="do not put back what the residual still shows")  # fmt: skip
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
 

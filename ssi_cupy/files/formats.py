@@ -63,7 +63,7 @@ def read(path: PathLike, argument: str = "path") -> Any:
 def write(
     path: PathLike,
     data: Array,
-    axes: str = None,
+    axes: str | None = None,
     spacing: Any = None,
     *,
     like: Any = None,

@@ -68,7 +68,7 @@ BAD_MODELS = [
     {"statistics": None}, {"physics__mode": None}, {"physics__psf": None},
     {"physics__psf": at((0, 0, 0), np.nan)}, {"physics__method": lambda a: np.array("quick")},
     {"header": told(units=[float("nan"), 1.0])}, {"header": told(units=[0.0, 0.0])},
-    {"header": told(units=[0.0, -1.0])}, {"header": told(units=[0.0])},
+    {"header": told(units=[0.0, float("inf")])}, {"header": told(units=[0.0])},
     {"header": told(units=["a", "b"])}, {"header": told(units=None)},
     {"header": told(symmetries=[])}, {"header": told(symmetries=[[True, [1]]])},
     {"header": told(symmetries=3)}, {"header": told(symmetries=[[False, [2]]])},
