@@ -200,8 +200,10 @@ def _renamed(header):
     """The header of an older file in today's words."""
     if "turns" in header:
         header["symmetries"] = header.pop("turns")
-    if "turns" in (recipe := header.get("recipe") or {}):
-        recipe["augment"] = recipe.pop("turns")
+    if isinstance(recipe := header.get("recipe"), dict):
+        if "turns" in recipe:
+            recipe["augment"] = recipe.pop("turns")
+        header["recipe"] = {"wiener": [], "refine": False} | recipe  # once there were neither
     return header
 
 
