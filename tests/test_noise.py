@@ -61,6 +61,8 @@ def test_clipped_noise_is_not_counted():
     noisy = np.clip(bead() / 12 + 0.1 * normal(80, 80), 0, 1)
     for image in (noisy, np.round(1024 * noisy) / 1024, np.round(255 * noisy)):
         assert count_step(image) == 0 and np.isfinite(clipping(image)[0])
+    black = np.round(1024 * np.clip((bead() / 12 - 0.1) + 0.1 * normal(80, 80), 0, 1)) / 1024
+    assert np.median(black) == 0 and count_step(black) == 0  # most of it is clipped
     assert count_step(normal(40, 40)) == 0 and count_step(np.zeros((8, 8))) == 0
 
 

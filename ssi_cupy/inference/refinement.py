@@ -8,7 +8,8 @@ missed, and has more power P(k) where something was. So ::
 is the Wiener filter of the missing signal, whose power is P − σ². H is the transfer function, w a
 window that fades at the border. P is |F(w r)|² averaged over neighbouring frequencies; σ² is read
 off the frequencies that the PSF does not pass, where the residual is noise and nothing else. Where
-noise is high nothing sticks out, and nothing is changed. There is no setting.
+noise is high nothing sticks out, and nothing is changed. There is no setting. Where the sensor
+clipped, r is taken from what it reads on average of g(x) (`SensorResponse`), as in the training.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 from ..engine import fourier
 from ..engine.backend import contiguous, free_memory, host, log, moved
 from ..engine.types import Array
-from ..noise import clipping
-from ..physics import PSFConvolution, apply
+from ..noise import clipping, estimate_noise
+from ..physics import PSFConvolution, SensorResponse, apply
 
 MARGIN = 1.2  # P is an average of few numbers: what sticks out by less may be chance
 LEAST = 0.05  # of |H|: what the PSF passes less of is not amplified more than 1 / LEAST times
@@ -74,8 +75,11 @@ def missed_signal(y: Array, blurred: Array, g: PSFConvolution) -> Array:
     """
     shape = y.shape[2:]
     low, high = clipping(y)
+    if np.isfinite(low) or np.isfinite(high):  # what the sensor reads on average of g(x)
+        noise = estimate_noise(host(y), g.psf, low=low, high=high)
+        blurred = SensorResponse(noise, low=low, high=high).forward(blurred)
     window = moved(_window(shape, g.psf.shape).astype(y.dtype), y)
-    residual = (y - blurred) * window * ((y > low) & (y < high))
+    residual = (y - blurred) * window
     transfer = _transfer(g.psf, shape)
     passed = np.abs(transfer)
     blocked = np.argsort(passed, axis=None, kind="stable")
