@@ -95,6 +95,7 @@ def _unclipped(image, weights, measured, low, high):
 
 
 def noise_of(g: Any, y: Array) -> float:
+    """`estimate_noise` of `y` by the PSF of a forward model, clipping made good."""
     low, high = clipping(y)
     return estimate_noise(host(y), getattr(g, "psf", None), low=low, high=high)
 

@@ -64,7 +64,7 @@ def test_footprint_is_the_most_that_an_inference_writes(net, shape):
     assert 0.9 * net.footprint <= pool.nbytes / x.nbytes <= predict.SPARE * net.footprint
 
 
-# ---- cutting and blending -----------------------------------------------------------------------
+# ---- tiling and blending -----------------------------------------------------------------------
 
 SIZES = [
     ((40, 57), 16, 4, 1, 0),
