@@ -100,20 +100,23 @@ def git(*arguments):
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def write(name, result, machine, out):
-    """`result` as ``out/name.json``, with the date, the commit and the machine."""
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
+def head(name, machine):
+    """What a file of results begins with: the date, the commit and the machine."""
+    return {
         "bench": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain")),
         "machine": machine,
-        **result,
     }
+
+
+def write(name, result, machine, out):
+    """`result` as ``out/name.json``, with its `head`."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(head(name, machine) | result, indent=1) + "\n")
     print(f"written to {path}")
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from .engine import backend, checks, fourier
 from .engine.arrays import as_array
 from .engine.checks import InputError
+from .engine.devices import called
 from .engine.types import Array, ArrayLike, ForwardModel, Method, Mode, T
 from .ops.direct_convolution import direct_convolution
 from .ops.fft_convolution import direct_is_faster, fast_shape, fft_convolution, transfer_function
@@ -72,7 +73,7 @@ def apply_forward(model: ForwardModel, x: Array) -> tuple[Array, Any]:
     if isinstance(model, _Own):
         y, saved = model.run(x)
         return y, (model, x.shape, saved)
-    y = _usable(model.forward(x), f"{_name(model)}.forward", x.dtype)
+    y = _usable(called(model, "forward", x), f"{_name(model)}.forward", x.dtype)
     return y, (model, x.shape, None if is_linear(model) else x)
 
 
@@ -85,7 +86,7 @@ def apply_backward(gy: Array, saved: Any) -> tuple[None, Array]:
     if isinstance(model, _Own):
         return None, model.pull(gy, saved)
     how = "adjoint" if saved is None else "backward"
-    gx = model.adjoint(gy) if saved is None else model.backward(gy, saved)
+    gx = called(model, how, gy) if saved is None else called(model, how, gy, saved)
     return None, _usable(gx, f"{_name(model)}.{how}", gy.dtype, shape)
 
 
@@ -343,7 +344,8 @@ class Composition:
         for model in reversed(self.models):
             if not is_linear(model):
                 raise InputError("physics", "linear models only, for an adjoint", _name(model))
-            y = model.adjoint(y)
+            ours = isinstance(model, (_Own, Composition))
+            y = model.adjoint(y) if ours else called(model, "adjoint", y)
         return y
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ our whole step, with patches, masks, blur and losses, as one CUDA graph.
 """
 
 import dataclasses
-import time
 
 import numpy as np
 
@@ -77,8 +76,28 @@ def whole(name, precision):
     return step, training
 
 
-def measure(name, until):
-    """A network's record; of whole steps, only those that there is time for."""
+WHOLE = ", the whole step, "
+
+
+def names(options):
+    chosen = options.only or list(cpu.NETWORKS)
+    return [name + end for name in chosen for end in ("", *(WHOLE + p for p in PRODUCTS))]
+
+
+def measure(name, options):
+    """Seconds of our whole step in a precision, or a network's record."""
+    name, _, precision = name.partition(WHOLE)
+    return _whole(name, precision) if precision else _side_by_side(name)
+
+
+def _whole(name, precision):
+    step, training = whole(name, precision)
+    seconds = timing.medians(timing.alternating(ROUNDS, step=waiting(step)))["step"]
+    training.close()
+    return seconds
+
+
+def _side_by_side(name):
     from ..speed.rival import LAYOUTS
 
     problem, small = cpu.problem(name, None, None), cpu.problem(name, 1, 16)
@@ -100,39 +119,27 @@ def measure(name, until):
     for precision, label in AGAINST.items():
         best = min(t for who, t in seconds.items() if who.startswith(f"PyTorch {label},"))
         ratios[precision] = seconds[f"ours, {precision}"] / best
-    record = {"network": name, "shape": problem[2].shape, "seconds": seconds, "ratios": ratios,
-              "apart": apart, "whole": {}}  # fmt: skip
-    for precision in PRODUCTS:
-        if time.monotonic() > until:
-            break
-        step, training = whole(name, precision)
-        found = timing.alternating(ROUNDS, step=waiting(step))
-        record["whole"][precision] = timing.medians(found)["step"]
-        training.close()
-    return record
+    return {"network": name, "shape": problem[2].shape, "seconds": seconds, "ratios": ratios,
+            "apart": apart}  # fmt: skip
 
 
-def networks(options):
-    records, late = [], []
+def told(found, options):
+    records, tables = [], []
     for name in options.only or cpu.NETWORKS:
-        if time.monotonic() > options.until:
-            late.append(name)
+        if name not in found:
             continue
-        records.append(measure(name, options.until))
-    tables = []
-    for r in records:
+        record = found[name] | {"whole": {}}
         rows = [("", "step, ms", "ours / the faster PyTorch", "output off by", "gradient off by")]
-        for who, t in r["seconds"].items():
+        for who, t in record["seconds"].items():
             precision = who.removeprefix("ours, ")
-            ratio = f"{r['ratios'][precision]:.2f}" if precision in r["ratios"] else ""
-            apart = [f"{e:.0e}" for e in r["apart"].get(precision, ())] or ["", ""]
-            rows.append((who, f"{1e3 * t:.1f}", ratio, *apart))
-        for precision, t in r["whole"].items():
-            rows.append((f"ours, {precision}, the whole step", f"{1e3 * t:.1f}", "", "", ""))
-        tables.append((f"{r['network']}, {'×'.join(map(str, r['shape']))}", rows))
-    if late:
-        tables.append(("not measured, as the time was up", [("network",), *((n,) for n in late)]))
-    good = not late and all(
-        r["apart"]["float32"][0] <= 1e-3 and len(r["whole"]) == len(PRODUCTS) for r in records
-    )
-    return {"networks": records, "left": late}, tables, good
+            ratio = record["ratios"].get(precision)
+            apart = [f"{e:.0e}" for e in record["apart"].get(precision, ())] or ["", ""]
+            rows.append((who, f"{1e3 * t:.1f}", f"{ratio:.2f}" if ratio else "", *apart))
+        for precision in PRODUCTS:
+            if (t := found.get(name + WHOLE + precision)) is not None:
+                record["whole"][precision] = t
+                rows.append((f"ours, {precision}, the whole step", f"{1e3 * t:.1f}", "", "", ""))
+        records.append(record)
+        tables.append((f"{name}, {'×'.join(map(str, record['shape']))}", rows))
+    good = all(r["apart"]["float32"][0] <= 1e-3 for r in records)
+    return {"networks": records}, tables, good

@@ -86,41 +86,57 @@ def off(got, wanted):
     return float(np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-30))
 
 
-def parity(options):
-    there = parts.expected(options)
-    rows = [("row", "in", "value", "gradients", "limit")]
-    records, good = [], True
+BITS = "masks and random numbers"
+
+
+def chosen(options):
+    """name → (number, row, kind) of those that are asked for."""
+    found = {}
     for number, case in enumerate(cases()):
-        if options.rows and options.rows not in case.name:
-            continue
-        for kind in kinds(case):
-            if there is None:
-                wanted = run(case, kind, "cpu")
-            elif f"{number}.{kind}.0" not in there or str(there[f"{number}.name"]) != case.name:
-                raise parts.Missing(f"--expected of these very rows: {case.name!r} is not in it")
-            else:
-                wanted = [there[f"{number}.{kind}.{i}"] for i in range(1 + len(case.wrt))]
-            got = run(case, kind, "cuda")
-            value, *gradients = map(off, got, wanted)
-            right = all(e <= LIMITS[kind] for e in (value, *gradients))
-            good &= right
-            records.append({"row": case.name, "kind": kind, "value": value,
-                            "gradients": gradients, "good": right})  # fmt: skip
-            worst = f"{max(gradients):.1e}" if gradients else ""
-            rows.append((case.name, kind, f"{value:.1e}", worst, "" if right else "OVER"))
-    bits = [("numbers", "same bits")]
-    if not options.rows:
-        for name, array in draws("cuda").items():
-            wanted = there[f"draw.{name}"] if there else draws("cpu")[name]
-            same = bool(np.array_equal(array, wanted))
-            good &= same
-            bits.append((name, same))
-    result = {"limits": LIMITS, "rows": records, "bits": dict(bits[1:])}
-    return result, [("ops", rows), ("random numbers and masks", bits)], good
+        if not options.rows or options.rows in case.name:
+            found |= {f"{number} {case.name}, {kind}": (number, case, kind) for kind in kinds(case)}
+    return found
+
+
+def names(options):
+    there, found = parts.expected(options), chosen(options)
+    for number, case, kind in found.values() if there else ():
+        if f"{number}.{kind}.0" not in there or str(there[f"{number}.name"]) != case.name:
+            raise parts.Missing(f"--expected of these very rows: {case.name!r} is not in it")
+    return [*found, *([] if options.rows else [BITS])]
+
+
+def measure(name, options):
+    there = parts.expected(options)
+    if name == BITS:
+        got = draws("cuda")
+        wanted = {n: there[f"draw.{n}"] for n in got} if there else draws("cpu")
+        return {n: bool(np.array_equal(a, wanted[n])) for n, a in got.items()}
+    number, case, kind = chosen(options)[name]
+    if there is None:
+        wanted = run(case, kind, "cpu")
+    else:
+        wanted = [there[f"{number}.{kind}.{i}"] for i in range(1 + len(case.wrt))]
+    value, *gradients = map(off, run(case, kind, "cuda"), wanted)
+    right = all(e <= LIMITS[kind] for e in (value, *gradients))
+    return {"row": case.name, "kind": kind, "value": value, "gradients": gradients, "good": right}
+
+
+def told(records, options):
+    bits = records.get(BITS, {})
+    rows = [r for name, r in records.items() if name != BITS]
+    table = [("row", "in", "value", "gradients", "limit")]
+    for r in rows:
+        worst = f"{max(r['gradients']):.1e}" if r["gradients"] else ""
+        over = "" if r["good"] else "OVER"
+        table.append((r["row"], r["kind"], f"{r['value']:.1e}", worst, over))
+    result = {"limits": LIMITS, "rows": rows, "bits": bits}
+    tables = [("ops", table), (BITS, [("numbers", "same bits"), *bits.items()])]
+    return result, tables, all(r["good"] for r in rows) and all(bits.values())
 
 
 def expect(options):
-    """What the CPU computes: of each row, each draw, and each recipe's training."""
+    """Write what the CPU computes: of each row, each draw, and each recipe's training."""
     from . import steps
 
     if not parts.has_numba():
@@ -132,12 +148,10 @@ def expect(options):
             for i, array in enumerate(run(case, kind, "cpu")):
                 arrays[f"{number}.{kind}.{i}"] = array
     arrays |= {f"draw.{name}": array for name, array in draws("cpu").items()}
-    count = options.steps or steps.STEPS
-    curves = {n: steps.train(n, "cpu", count)[0] for n in steps.names()}
-    arrays |= {f"curve.{name}": curve for name, curve in curves.items()}
+    arrays |= steps.expected(options)
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "expected.npz", **arrays)
     size = (folder / "expected.npz").stat().st_size
-    rows = [("what", "number"), ("rows", len(cases())), ("recipes", len(curves)), ("bytes", size)]
-    return {"arrays": len(arrays), "bytes": size}, [("expected.npz", rows)], True
+    print(f"{folder / 'expected.npz'}: {len(cases())} rows, {len(steps.names())} recipes, {size} B")
+    return 0

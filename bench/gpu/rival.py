@@ -88,7 +88,7 @@ class GpuRival(Rival):
         self.history = self.report.tolist()
 
 
-def variants(training):
+def variants(training, compiled=False):
     """name → a function that makes (a rival after its first steps, the bytes that it took)."""
     allow_tf32(False)
     fastest = {}
@@ -107,5 +107,6 @@ def variants(training):
         return rival, torch.cuda.max_memory_reserved() - before
 
     found = {f"PyTorch eager, {layout}": (layout, "eager") for layout in LAYOUTS}
-    found |= {"PyTorch CUDA graph": (None, "graph"), "PyTorch max-autotune": (None, "compile")}
+    other = ("max-autotune", "compile") if compiled else ("CUDA graph", "graph")
+    found[f"PyTorch {other[0]}"] = None, other[1]
     return {name: lambda how=how: make(*how) for name, how in found.items()}

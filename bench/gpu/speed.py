@@ -6,6 +6,7 @@ copy, and its FLOPs at the rate of a large matrix product, both measured here.
 """
 
 import dataclasses
+import signal
 import time
 from contextlib import contextmanager
 
@@ -115,54 +116,97 @@ def alone(side, graph):
     return job, held(job) - before
 
 
-def compare(side, options, floors):
-    """A size's record: medians, memory, floors; what there was no time for is None."""
-    work = dict.fromkeys(("bytes", "flops", "launches"), 0)
-    eager, eager_memory = alone(side, False)
-    with counted(work):
-        eager.step()
+FLOORS, COMPILED, ALL = "floors", ", compiled", ", all steps"
+COMPILING = 150  # seconds that PyTorch's compiler has
+
+
+def names(options):
+    ends = ("", ALL, COMPILED)  # what may take long comes last
+    return [FLOORS] + [f"{side}{end}" for end in ends for side in options.sizes
+                       if end != ALL or side == 1024]  # fmt: skip
+
+
+def measure(name, options):
+    if name == FLOORS:
+        return {"copy": copy_bandwidth(), "rate": product_rate()}
+    side = int(name.removesuffix(COMPILED).removesuffix(ALL))
+    if name.endswith(ALL):
+        return all_steps(side)
+    return compare(side, name.endswith(COMPILED))
+
+
+def all_steps(side):
+    """Seconds of a whole training."""
+    job = training(side)
+    start = time.perf_counter()
+    for _ in range(FULL):
+        job.step()
+    seconds = time.perf_counter() - start
+    job.close()
+    return seconds
+
+
+def compare(side, compiled):
+    """A record, ours beside PyTorch's: eager and as a graph, or as its compiler makes it."""
     job, memory = alone(side, True)
+    work = dict.fromkeys(("bytes", "flops", "launches"), 0)
 
     def infer():
         settings = {"net": job.net, "statistics": job.statistics}
         unet_forward(job.source.y, job.parameters, **settings)
 
-    steps = {"ours": waiting(job.step), "ours eager": waiting(eager.step)}
-    runs, memories = {"ours": waiting(infer)}, {"ours": memory, "ours eager": eager_memory}
+    jobs, steps = [job], {"ours": waiting(job.step)}
+    runs, memories = {"ours": waiting(infer)}, {"ours": memory}
+    if not compiled:
+        eager, memories["ours eager"] = alone(side, False)
+        jobs.append(eager)
+        with counted(work):
+            eager.step()
+        steps["ours eager"] = waiting(eager.step)
     notes = []
     try:
         from . import rival
     except ImportError:
         notes.append("PyTorch is not installed: ours alone")
     else:
-        for name, make in rival.variants(job).items():
-            if time.monotonic() > options.until:
-                notes.append(f"{name}: not measured, as the time was up")
-                continue
+        for name, make in rival.variants(job, compiled).items():
             try:
-                rival, memories[name] = make()
+                with ended_after(COMPILING):
+                    other, memories[name] = make()
             except Exception as error:  # a compiler that fails is told, not hidden
                 notes.append(f"{name}: not measured: {type(error).__name__}: {error}"[:300])
                 continue
-            steps[name], runs[name] = waiting(rival.step), waiting(rival.infer)
+            steps[name], runs[name] = waiting(other.step), waiting(other.infer)
     found = {
         "side": side, "work": work, "notes": notes, "memory": memories,
         "step": timing.medians(timing.alternating(ROUNDS, **steps)),
         "infer": timing.medians(timing.alternating(ROUNDS, **runs)),
-        "floor_bytes": work["bytes"] / floors["copy"],
-        "floor_flops": work["flops"] / floors["rate"],
     }  # fmt: skip
-    if side == 1024 and found["step"]["ours"] * FULL < 60:
-        start = time.perf_counter()
-        for _ in range(FULL - job.done):
-            job.step()
-        found["full"] = (time.perf_counter() - start) * FULL / max(FULL - 4 - ROUNDS - 1, 1)
-    for training_ in (job, eager):
-        training_.close()
+    for one in jobs:
+        one.close()
     return found
 
 
-def rows_of(record):
+@contextmanager
+def ended_after(seconds):
+    """`TimeoutError` in what takes longer; on Windows it may."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def end(*_):
+        raise TimeoutError(f"not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def rows_of(record, floors, full):
     """(title, rows) of a size."""
     rows = [
         ("", "step, ms", "inference, ms", "memory, MB", "ours / it: step", "inference", "memory")
@@ -176,27 +220,20 @@ def rows_of(record):
         infer = record["infer"].get(name)
         times = f"{record['step'][name] * 1e3:.2f}", f"{infer * 1e3:.2f}" if infer else ""
         rows.append((name, *times, f"{record['memory'][name] / 1e6:.0f}", *ratios))
-    for name, key in (("floor: bytes / copy", "floor_bytes"), ("floor: FLOPs", "floor_flops")):
-        rows.append((name, f"{record[key] * 1e3:.2f}", *[""] * 5))
+    if record["work"]["launches"] and floors:
+        for what, unit in (("bytes", "copy"), ("flops", "rate")):
+            floor = record["work"][what] / floors[unit]
+            rows.append((f"floor: {what} / {unit}", f"{floor * 1e3:.2f}", *[""] * 5))
     title = f"{record['side']}²" + "".join(f"; {note}" for note in record["notes"])
-    if "full" in record:
-        title += f"; {FULL} steps in {record['full']:.1f} s"
-    return title, rows
+    return title + (f"; {FULL} steps in {full:.1f} s" if full else ""), rows
 
 
-def speed(options):
-    floors = {"copy": copy_bandwidth(), "rate": product_rate()}
-    records = []
-    for side in options.sizes:
-        if time.monotonic() > options.until:
-            break
-        records.append(compare(side, options, floors))
-    rates = [("copy, GB/s", "float32 product, TFLOP/s"),
-             (f"{floors['copy'] / 1e9:.0f}", f"{floors['rate'] / 1e12:.1f}")]  # fmt: skip
-    missing = [side for side in options.sizes if side not in [r["side"] for r in records]]
-    tables = [rows_of(record) for record in records] + [("measured on this GPU", rates)]
-    if missing:
-        tables.append(
-            (f"not measured, as the time was up: {missing}", [("run again with --sizes",)])
-        )
-    return {"floors": floors, "sizes": records}, tables, not missing
+def told(found, options):
+    floors, tables = found.get(FLOORS), []
+    sizes = {name: r for name, r in found.items() if isinstance(r, dict) and "side" in r}
+    tables = [rows_of(r, floors, found.get(f"{name}{ALL}")) for name, r in sizes.items()]
+    if floors:
+        rates = f"{floors['copy'] / 1e9:.0f}", f"{floors['rate'] / 1e12:.1f}"
+        tables.append(("measured on this GPU", [("copy, GB/s", "product, TFLOP/s"), rates]))
+    full = {name.removesuffix(ALL): found[name] for name in found if name.endswith(ALL)}
+    return {"floors": floors, "full": full, "sizes": list(sizes.values())}, tables, True

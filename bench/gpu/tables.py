@@ -5,7 +5,7 @@ neither. Where scikit-image is missing there is no SSIM: the restored images are
 scored where it is.
 """
 
-import time
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,21 @@ from ssi_cupy import metrics
 from ..papers import images, methods, records
 from . import parts
 
-METHODS = ("ssi", "ssi_no_masking", "default")
+METHODS = ("default", "ssi", "ssi_no_masking", "noise2same_d_bound")
 
 
 def pictures(patterns):
-    """name → grey image."""
-    if not patterns:
+    """name → grey image: of the files that are named, or the benchmark's where these are."""
+    return _pictures(tuple(patterns or ()))
+
+
+@functools.lru_cache(maxsize=1)
+def _pictures(files):
+    files = files or sorted(images.folder().glob("*.png"))
+    if not files:
         raise parts.Missing("--images FILE ...: pictures, or an .npz of grey images")
     found = {}
-    for path in map(Path, patterns):
+    for path in map(Path, files):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 found |= dict(file)
@@ -58,32 +64,39 @@ def scored(truth, image):
         }
 
 
-def tables(options):
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    told, late = [], []
-    for name, picture in pictures(options.images).items():
-        sample = images.sample(name, picture, "", images.DEGRADATION)
-        for method in options.methods or METHODS:
-            if records.load(records.path_of(out, name, method)):
-                continue
-            if time.monotonic() > options.until:
-                late.append(f"{name} {method}")
-                continue
-            settings = {"device": "cuda", "precision": options.precision, "steps": options.steps}
-            restored = methods.get(method, **settings).run(sample)
-            record = {"image": name, "method": method, "shape": picture.shape,
-                      "scores": scored(sample.truth, restored.image), "steps": restored.steps,
-                      "seconds": {"train": restored.train, "infer": restored.infer},
-                      "settings": settings, "device": restored.device}  # fmt: skip
-            records.store(out, record, restored.image)
-    told = records.load_all(out)
-    columns = sorted({c for record in told for c in record["scores"]})
+def names(options):
+    chosen = pictures(options.images)
+    return [f"{name} {method}" for name in chosen for method in options.methods or METHODS]
+
+
+def measure(name, options):
+    name, method = name.rsplit(" ", 1)
+    picture = pictures(options.images)[name]
+    sample = images.sample(name, picture, "", images.DEGRADATION)
+    settings = {"device": "cuda", "precision": options.precision, "steps": options.steps}
+    restored = methods.get(method, **settings).run(sample)
+    record = {"image": name, "method": method, "shape": picture.shape,
+              "scores": scored(sample.truth, restored.image), "steps": restored.steps,
+              "seconds": {"train": restored.train, "infer": restored.infer},
+              "settings": settings, "device": restored.device}  # fmt: skip
+    records.store(Path(options.out), record, restored.image)
+    return record
+
+
+def told(found, options):
+    each = list(found.values())
+    columns = sorted({c for record in each for c in record["scores"]})
+
+    def cells(scores):
+        return [f"{scores.get(c, float('nan')):.4g}" for c in columns]
+
     rows = [("image", "method", *columns, "training, s", "steps")]
-    for r in told:
-        scores = (f"{r['scores'].get(c, float('nan')):.4g}" for c in columns)
-        rows.append((r["image"], r["method"], *scores, f"{r['seconds']['train']:.1f}", r["steps"]))
-    tables = [("scores", rows)]
-    if late:
-        tables.append(("left for the same command again", [("image",), *((n,) for n in late)]))
-    return {"records": told, "left": late}, tables, not late
+    for r in each:
+        times = f"{r['seconds']['train']:.1f}", r["steps"]
+        rows.append((r["image"], r["method"], *cells(r["scores"]), *times))
+    means = [("method", "images", *columns)]
+    for method in dict.fromkeys(r["method"] for r in each):
+        some = [r["scores"] for r in each if r["method"] == method]
+        mean = {c: np.mean([scores.get(c, np.nan) for scores in some]) for c in columns}
+        means.append((method, len(some), *cells(mean)))
+    return {"images": each}, [("means", means), ("scores", rows)], True

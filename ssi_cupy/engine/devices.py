@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
+import weakref
 from typing import Any, Literal
 
 import numpy as np
@@ -75,3 +77,69 @@ def moved(array: Array, like: object) -> Array:
 def host(array: Any) -> Any:
     """`array` as a numpy array; from a GPU, a copy that waits for what computes it."""
     return array.get() if is_cupy(array) else array
+
+
+# ---- code that is not ours ----------------------------------------------------------------------
+
+
+def called(model: object, method: str, *arrays: Any) -> Any:
+    """``model.method(*arrays)`` of a user's own code, which may be for numpy's arrays alone.
+
+    If it fails on arrays of a GPU, but not on copies of them on the CPU, it gets copies from then
+    on. That is told once for each model, with what it costs.
+
+    Parameters
+    ----------
+    model : object
+    method : str
+    *arrays : array
+        All on one device.
+
+    Returns
+    -------
+    object
+        What it returned: if that is an array, on the device of `arrays`.
+    """
+    run = getattr(model, method)
+    if not any(map(is_cupy, arrays)):
+        return run(*arrays)
+    if _for_numpy.get(id(model)) is model:
+        return _uploaded(run(*map(host, arrays)))
+    try:
+        return _uploaded(run(*arrays))
+    except MemoryError:
+        raise
+    except Exception as error:
+        failed = error
+    copies = [host(array) for array in arrays]  # waits for what computes them
+    try:
+        start = time.perf_counter()
+        found = run(*copies)
+        ran = time.perf_counter()
+    except Exception:
+        raise failed from None
+    for array in arrays:
+        host(array)
+    found = _uploaded(found)
+    times = ran - start, time.perf_counter() - ran
+    try:
+        _for_numpy[id(model)] = model
+    except TypeError:  # cannot be watched, as with __slots__: it is asked anew at each call
+        pass
+    _tell(type(model).__name__, method, f"{type(failed).__name__}: {failed}", *times)
+    return found
+
+
+_for_numpy: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary()
+
+
+def _uploaded(found):
+    return driver.upload(found) if isinstance(found, np.ndarray) else found
+
+
+def _tell(name, method, why, ran, copied):
+    log.warning(
+        "physics: %s.%s does not take arrays of a GPU (%s), so it gets copies on the CPU: %.1f ms "
+        "a call, and %.1f ms to copy; README.md has one that is for both",
+        name, method, " ".join(why.split()), 1e3 * ran, 1e3 * copied,
+    )  # fmt: skip

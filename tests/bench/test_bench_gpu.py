@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import stat
+import subprocess
 import sys
 import time
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from bench.gpu import layers, networks, parity, parts, speed, steps, tables
+from bench.gpu import layers, networks, parity, parts, sanitize, speed, steps, tables
 from bench.speed import networks as cpu_networks
 from emulation import emulator, fake_cupy
 from small_runs import picture
@@ -35,15 +36,16 @@ def few(monkeypatch):
     """Some rows, and two recipes."""
     rows = [case for case in parity.cases() if case.name.startswith(FEW)]
     monkeypatch.setattr(parity, "cases", lambda: rows)
-    monkeypatch.setattr(steps, "names", lambda: ["ssi", "noise2same"])
+    monkeypatch.setattr(recipes, "names", lambda: ["ssi", "noise2same"])
     monkeypatch.setattr(steps, "SIDE", 32)
+    monkeypatch.setattr(steps, "RUNS", 2)
     return rows
 
 
 # ---- without a GPU ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", [part for part in parts.PARTS if part != "expect"])
+@pytest.mark.parametrize("part", parts.PARTS)
 def test_a_part_without_a_gpu_says_what_is_missing(part, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert bench(part, tmp_path) == 2
@@ -70,6 +72,7 @@ def test_what_the_cpu_expects_is_what_parity_and_steps_are_held_against(few, tmp
     told, text = written(tmp_path, "steps")
     assert set(told["curves"]) == {"ssi", "noise2same"} and told["machine"]["gpu"]
     assert all(c["two_runs_same"] and c["graph_same_as_eager"] for c in told["curves"].values())
+    assert all(c["first_off"] <= steps.LIMIT for c in told["curves"].values())
     assert "4 steps at 32²" in text
 
 
@@ -108,9 +111,16 @@ def test_the_sanitizer_runs_the_rows_and_its_findings_are_kept(status, tmp_path,
     with fake_cupy.installed(monkeypatch):
         assert bench("sanitize", tmp_path, "--rows", "relu") == (1 if status else 0)
     told, text = written(tmp_path, "sanitize")
-    assert set(told["runs"]) == {"memcheck", "racecheck"} and "ERROR SUMMARY" in text
+    tools = {"memcheck: relu", "racecheck: relu", "synccheck: relu"}
+    assert set(told["runs"]) == tools and "ERROR SUMMARY" in text
     for name, run in told["runs"].items():
-        assert f"--tool {name}" in run["said"][-1] and "--no-pool --rows relu" in run["said"][-1]
+        tool = name.partition(":")[0]
+        assert f"--tool {tool}" in run["said"][-1] and "--no-pool --rows relu" in run["said"][-1]
+
+
+def test_every_row_is_of_a_group_that_the_sanitizer_runs():
+    groups = sanitize.groups_of(parity.cases())
+    assert all(any(group in case.name for group in groups) for case in parity.cases())
 
 
 def test_no_sanitizer_is_told(tmp_path, monkeypatch, capsys):
@@ -129,11 +139,13 @@ def test_speed_counts_measures_and_tells_what_there_was_no_time_for(tmp_path, mo
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "bench.gpu.rival", raising=False)
     with fake_cupy.installed(monkeypatch):
+        with monkeypatch.context() as late:
+            late.setattr(parts, "BUDGET", -1)
+            assert bench("speed", tmp_path, "--sizes", 32) == 1
+        assert "| 32, compiled |" in written(tmp_path, "speed")[1]
         assert bench("speed", tmp_path, "--sizes", 32) == 0
         told, text = written(tmp_path, "speed")
-        monkeypatch.setattr(parts, "BUDGET", -1)
-        assert bench("speed", tmp_path, "--sizes", 32) == 1
-    (record,) = told["sizes"]
+    record, compiled = told["sizes"]
     # every multiply-add of the convolutions: forward, by the weights, and by all but one input
     net, pixels = UNet(widths=(8, 8)), {"down0": 32**2, "down1": 16**2, "up0": 32**2, "head": 32**2}
     products = [
@@ -141,9 +153,82 @@ def test_speed_counts_measures_and_tells_what_there_was_no_time_for(tmp_path, mo
         for unit, (inputs, outputs, kernel) in net.units.items()
     ]
     assert 2 * 2 * sum(products) < record["work"]["flops"] < 1.5 * 3 * 2 * sum(products)
-    assert record["work"]["launches"] > 20 and record["floor_bytes"] > 0
-    assert "PyTorch is not installed" in text and "floor: FLOPs" in text
-    assert "not measured, as the time was up: [32]" in written(tmp_path, "speed")[1]
+    assert record["work"]["launches"] > 20 and record["work"]["bytes"] > 0
+    assert "PyTorch is not installed" in text and "floor: flops / rate" in text
+
+
+def test_a_compiler_has_its_time_and_no_more():
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match="not done within 0.05 s"):
+        with speed.ended_after(0.05):
+            while time.monotonic() < start + 5:
+                pass
+    with speed.ended_after(5):
+        pass
+    assert time.monotonic() < start + 2
+
+
+def test_what_is_measured_is_kept_and_gone_on_from(few, tmp_path, monkeypatch):
+    """Stopped in the middle of a row, the same command measures what is left; with other code or
+    other options, all of it."""
+    measure, seen = parity.measure, []
+
+    def stopping(name, options):
+        seen.append(name)
+        if name == stops:
+            raise KeyboardInterrupt
+        return measure(name, options)
+
+    monkeypatch.setattr(parity, "measure", stopping)
+    with fake_cupy.installed(monkeypatch):
+        names = parity.names(parts.parser().parse_args(["--part=parity", "--out=."]))
+        stops = names[2]
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                bench("parity", tmp_path)
+        assert seen == [*names[:3], names[2]]  # what was measured before is not, a second time
+        stops = None
+        assert bench("parity", tmp_path) == 1  # one was stopped twice: it is told, and left
+        assert seen[4:] == names[3:]
+        told, text = written(tmp_path, "parity")
+        assert told["stopped"] == [names[2]] and "stopped 2 times" in text
+        del seen[:]
+        monkeypatch.setattr(parts, "code", lambda: "other")
+        assert bench("parity", tmp_path) == 0 and seen == names
+        del seen[:]
+        assert bench("parity", tmp_path) == 0 and not seen
+        one = "--rows", "FFT convolution, 1"
+        assert bench("parity", tmp_path, *one) == 0 and len(seen) == 2
+
+
+def test_all_runs_every_part_and_ends_those_that_take_too_long(tmp_path, monkeypatch, capfd):
+    ran = []
+
+    def run(command, cwd, timeout):
+        ran.append(command)
+        part = command[command.index("--part") + 1]
+        if part == "speed":
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 2 if part == "tables" else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert bench("all", tmp_path, "--sizes", 512) == 2
+    told = capfd.readouterr()
+    assert [c[c.index("--part") + 1] for c in ran] == list(parts.PARTS)
+    assert all(c[-2:] == ["--sizes", "512"] and str(tmp_path) in c for c in ran)
+    assert "--part speed was ended after" in told.err and "something is missing" in told.out
+    assert parts.BUDGET < parts.LIMIT < 8 * 60
+
+
+@pytest.mark.parametrize("part", ["steps", "parity"])
+def test_a_training_that_goes_wrong_is_further_off_than_rounding(part):
+    """A gradient of 1.01 times the right one, or a rate that is: not so small an eps's doing."""
+    rng = np.random.default_rng(0)
+    runs = np.exp(-np.linspace(0, 2, 50) + 1e-3 * np.cumsum(rng.normal(size=(5, 50)), axis=1))
+    assert steps.within(runs[1], runs)[0]
+    drifts = {"steps": np.linspace(0, 0.2, 50), "parity": 1e-2 * (np.arange(50) > 2)}
+    assert not steps.within(runs[0] * np.exp(drifts[part]), runs)[0]
+    assert not steps.within(np.full(50, np.nan), runs)[0]
 
 
 def test_tables_restore_what_they_are_given_and_go_on_where_they_stopped(tmp_path, monkeypatch):
@@ -152,6 +237,7 @@ def test_tables_restore_what_they_are_given_and_go_on_where_they_stopped(tmp_pat
     monkeypatch.setattr(tables, "METHODS", ("ssi",))
     options = "--images", images, "--steps", 3
     with fake_cupy.installed(monkeypatch):
+        monkeypatch.setenv("SSI_CUPY_DATA", str(tmp_path / "none"))
         assert bench("tables", tmp_path) == 2  # no images
         with monkeypatch.context() as late:
             late.setattr(parts, "BUDGET", -1)
@@ -161,13 +247,13 @@ def test_tables_restore_what_they_are_given_and_go_on_where_they_stopped(tmp_pat
         monkeypatch.setitem(sys.modules, "skimage.metrics", None)
         assert bench("tables", tmp_path, *options) == 0
     told, text = written(tmp_path, "tables")
-    assert [r["settings"]["precision"] for r in told["records"]] == ["float32"] * 2
+    assert [r["settings"]["precision"] for r in told["images"]] == ["float32"] * 2
     with fake_cupy.installed(monkeypatch):
         told_too = "--methods", "default", "--precision", "tf32"
         assert bench("tables", tmp_path / "tf32", *options, *told_too) == 0
-    assert written(tmp_path / "tf32", "tables")[0]["records"][0]["settings"]["precision"] == "tf32"
-    assert [r["image"] for r in told["records"]] == ["blobs", "other"]
-    assert all(r["device"] == "cuda" and r["steps"] == 3 for r in told["records"])
+    assert written(tmp_path / "tf32", "tables")[0]["images"][0]["settings"]["precision"] == "tf32"
+    assert [r["image"] for r in told["images"]] == ["blobs", "other"]
+    assert all(r["device"] == "cuda" and r["steps"] == 3 for r in told["images"])
     assert "ssim" not in text and (tmp_path / "blobs.ssi.npy").exists()
 
 
@@ -214,6 +300,7 @@ def test_layers_are_the_same_by_every_way(torch_on_the_cpu, tmp_path, monkeypatc
         assert bench("layers", tmp_path) == 0
         told, text = written(tmp_path, "layers")
         assert bench("layers", tmp_path, "--only", "1×1") == 0
+        monkeypatch.setattr(parts, "code", lambda: "other")
         monkeypatch.setattr(parts, "BUDGET", -1)
         assert bench("layers", tmp_path) == 1
     assert [r["layer"] for r in told["layers"]] == list(small) and "cuBLAS, TF32" in text
@@ -223,7 +310,7 @@ def test_layers_are_the_same_by_every_way(torch_on_the_cpu, tmp_path, monkeypatc
             for who, figures in found.items():
                 limit = 2e-3 if "ours" in who else 1e-5  # a CPU's PyTorch has no TF32
                 assert 0 <= figures["off"] <= limit and figures["ms"] > 0
-    assert "not measured, as the time was up" in written(tmp_path, "layers")[1]
+    assert "as the time was up" in written(tmp_path, "layers")[1]
 
 
 def test_networks_are_compared_in_each_precision(torch_on_the_cpu, tmp_path, monkeypatch):

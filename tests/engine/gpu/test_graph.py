@@ -267,3 +267,74 @@ def test_a_psf_of_the_cpu_follows_the_image_to_a_classical_method(device):
     assert xp is cupy and type(y) is type(psf) is cupy.ndarray
     with pytest.raises(ValueError, match="^arrays: "):
         shared.inputs(picture((18, 21)), cupy.asarray(PSF))
+
+
+# ---- forward models of one's own -----------------------------------------------------------------
+
+
+class Lit:
+    """A model in numpy: what it multiplies by is numpy's."""
+
+    def __init__(self, light):
+        self.light = light
+
+    def forward(self, x):
+        return self.light * x
+
+    def adjoint(self, y):
+        return self.light * y
+
+
+class LitAnywhere(Lit):
+    """The same for both devices."""
+
+    def forward(self, x):
+        return backend.placed(self.light, x) * x
+
+    adjoint = forward
+
+
+class Saturating:
+    """Not linear, and by functions that take nothing but numpy's arrays."""
+
+    def forward(self, x):
+        return np.asarray(x) / (1 + np.abs(np.asarray(x)))
+
+    def backward(self, gy, x):
+        return np.asarray(gy) / (1 + np.abs(np.asarray(x))) ** 2
+
+
+LIGHT = np.linspace(0.5, 1.5, 21, dtype=np.float32)
+OWN = {
+    "numpy": lambda: Lit(LIGHT),
+    "not linear": Saturating,
+    "composed": lambda: physics.Composition(SYMMETRIC, Lit(LIGHT)),
+    "both": lambda: LitAnywhere(LIGHT),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_in_numpy_gets_copies_and_that_is_told_once(device, name, caplog, monkeypatch):
+    monkeypatch.setattr("ssi_cupy.training.step.Adam", functools.partial(Adam, eps=0.1))
+    image = picture((18, 21))
+    with caplog.at_level(logging.WARNING, "ssi_cupy"):
+        model = SelfSupervisedInverse(OWN[name](), rng=4).fit(image, steps=3, progress=False)
+        found = model.restore(image)
+    assert model.device == "cuda"
+    said = [record.message for record in caplog.records]
+    assert len(said) == (name != "both") and all("gets copies on the CPU: " in s for s in said)
+    here = SelfSupervisedInverse(OWN[name](), rng=4, device="cpu")
+    here.fit(image, steps=3, progress=False)
+    for ours, theirs in zip(found, here.restore(image), strict=True):
+        assert type(ours) is np.ndarray
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_an_error_of_a_users_model_is_its_own(device, caplog):
+    class Wrong(Lit):
+        def forward(self, x):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        SelfSupervisedInverse(Wrong(LIGHT)).fit(picture((18, 21)), steps=1, progress=False)
+    assert not caplog.records
