@@ -11,6 +11,7 @@ from .engine.backend import host, log
 from .engine.checks import InputError, point_spread_function
 from .engine.types import Array, Spacing
 from .psf import prepare
+from .psf.measured import remarks_on
 from .training.network import LEAST_SIDE
 from .training.units import voxel
 
@@ -119,7 +120,7 @@ def _axes(image, axes, channel_axis, psf):
 def on_grid(psf: Array, spacing: Spacing | None, psf_spacing: Spacing | None) -> Array:
     """`psf` on the grid of the image: itself, or prepared if it was sampled on another."""
     if psf_spacing is None:
-        return psf
+        return told(psf)
     grid = voxel(spacing, psf.ndim)
     if grid is None:
         raise InputError("spacing", "the image's pixel size, as psf_spacing is given", "None")
@@ -129,7 +130,15 @@ def on_grid(psf: Array, spacing: Spacing | None, psf_spacing: Spacing | None) ->
         raise InputError("psf_spacing", error.expected, error.got) from None
     grids = grid[-psf.ndim :], psf_grid[-psf.ndim :]
     if np.allclose(*grids, rtol=1e-3):
-        return psf
+        return told(psf)
     psf, report = prepare(psf, spacing=grids[0], psf_spacing=grids[1])
-    log.info("the point-spread function was resampled: %s", report)
+    what = "measured: cleaned and" if report.measured else "computed:"
+    log.info("the point-spread function was taken for a %s resampled: %s", what, report)
+    return psf
+
+
+def told(psf: Array) -> Array:
+    """`psf` as it is, with a warning where it is the picture of a point that nobody has cleaned."""
+    if remarks := remarks_on(psf):
+        log.warning("the point-spread function has %s: see psf.prepare", ", ".join(remarks))
     return psf

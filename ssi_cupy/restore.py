@@ -157,7 +157,7 @@ def deconvolve(
         value comes back as it is, with a warning.
     spacing, psf_spacing : float or sequence of float, optional
         Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
-        size is resampled by `psf.prepare`, which also takes off its background and centres it.
+        size is resampled by `psf.prepare`, which cleans and centres it only if it was measured.
         Where voxels are higher than wide, the network pools and looks less far along Z.
     mode : {"mirror", "nearest", "wrap", "constant"}
         What lies beyond the border, in scipy.ndimage's words.

@@ -1,8 +1,8 @@
 """Point-spread functions (PSFs): the image of a point, computed from optics or measured.
 
 `gaussian` needs no optics. `microscope` computes the PSF of a widefield fluorescence microscope,
-and `born_wolf` its paraxial limit (`optics.py`). `prepare` makes a PSF of the picture of a bead
-(`measured.py`). All give float64 arrays of sum 1.
+and `born_wolf` its paraxial limit (`optics.py`). `prepare` puts a PSF on an image's
+pixels, and makes one of the picture of a bead (`measured.py`). All give float64 arrays of sum 1.
 """
 
 from __future__ import annotations
