@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage, special
+from scipy import integrate, ndimage, special
 
 from ssi_cupy import psf
 from ssi_cupy.engine.checks import InputError
+from ssi_cupy.psf.optics import MODELS, lens_of, on_grid
 
 
 @pytest.mark.parametrize("sigma", [0.7, (1.5, 0.8), (2.0, 1.0, 0.5), (0, 1.3)])
@@ -157,6 +159,146 @@ def test_microscope_names_bad_input(argument, arguments):
 def test_microscope_names_a_keyword_that_it_does_not_know():
     with pytest.raises(TypeError, match=r"microscope\(\).*'na'"):
         psf.microscope((5, 5), dxy=0.1, na=1.4)
+
+
+WATER = {"NA": 1.2, "wvl": 0.52, "ni": 1.33}
+
+
+def debye(r, z, part, NA, wvl, ni):
+    """The scalar integral over angles; its pupil's light falls off as ``cos θ ** part``."""
+    k = 2 * np.pi * ni / wvl
+
+    def ray(theta):
+        lens = np.sin(theta) * np.cos(theta) ** part
+        return lens * special.j0(k * r * np.sin(theta)) * np.exp(1j * k * z * np.cos(theta))
+
+    return abs(integrate.quad(ray, 0, np.arcsin(NA / ni), complex_func=True, epsabs=1e-12)[0]) ** 2
+
+
+def test_the_scalar_model_is_its_integral_and_an_aplanatic_lens_is_another_one():
+    r, z = np.linspace(0, 1, 12), (0.0, 0.7)
+    ours = psf.gibson_lanni(r, z, **WATER)
+    even, aplanatic = (
+        np.array([[debye(x, height, part, **WATER) for x in r] for height in z])
+        / debye(0, 0, part, **WATER)
+        for part in (1, 0.5)
+    )
+    np.testing.assert_allclose(ours, even, atol=1e-9)
+    assert 0.02 < abs(ours - aplanatic).max() < 0.03
+
+
+def vectorial_by_quadrature(r, z, NA, wvl, ni):
+    """Richards and Wolf's Eqs. 2.31 in one medium."""
+    k = 2 * np.pi * ni / wvl
+
+    def part(order, weight):
+        def ray(theta):
+            lens = np.sqrt(np.cos(theta)) * np.sin(theta) * weight(theta)
+            wave = special.jv(order, k * r * np.sin(theta))
+            return lens * wave * np.exp(1j * k * z * np.cos(theta))
+
+        most = np.arcsin(NA / ni)
+        return abs(integrate.quad(ray, 0, most, complex_func=True, epsabs=1e-12)[0]) ** 2
+
+    return (part(0, lambda t: 1 + np.cos(t)) + 2 * part(1, np.sin)
+            + part(2, lambda t: 1 - np.cos(t)))  # fmt: skip
+
+
+def test_the_vectorial_model_is_that_of_richards_and_wolf():
+    lens = lens_of("test", model="vectorial", ng=1.33, **WATER)
+    r, z = np.linspace(0, 1, 9), (-0.6, 0.0, 1.1)
+    expected = [[vectorial_by_quadrature(x, height, **WATER) for x in r] for height in z]
+    expected = np.array(expected)
+    expected /= vectorial_by_quadrature(0, 0, **WATER)
+    np.testing.assert_allclose(lens.intensity(r, z), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("optics", [WATER, OIL, DEEP | {"tg": 170}], ids=["water", "oil", "deep"])
+@pytest.mark.parametrize("model", ["scalar", "vectorial"])
+def test_a_wide_plane_holds_the_light_that_parsevals_theorem_says(optics, model):
+    lens = lens_of("test", model=model, **optics)
+    r = (np.arange(2000) + 0.5) * 1e-2  # 20 µm
+    inside = 2 * np.pi * (lens.intensity(r, [lens.focus]) * r).sum() * 1e-2
+    assert 0.975 < inside / lens.energy < 1
+
+
+def test_the_models_agree_where_the_aperture_is_small_and_polarisation_widens_the_other():
+    kernels = [psf.microscope((5, 41, 41), dxy=0.4, dz=8, NA=0.2, wvl=0.52, ni=1.0, model=model)
+               for model in ("scalar", "vectorial")]  # fmt: skip
+    assert abs(kernels[0] - kernels[1]).max() < 0.01 * kernels[0].max()
+    scalar, vector = (psf.microscope((41, 41), dxy=0.03, model=m, **OIL) for m in MODELS)
+    assert vector[20, 20] < 0.9 * scalar[20, 20]
+    kernel = psf.microscope((21, 9, 9), dxy=0.1, dz=0.1, model="vectorial", **MISMATCHED)
+    assert kernel[:, 4, 4].argmax() == 10
+
+
+def test_pixels_that_cut_off_the_cone_of_light_are_told(caplog):
+    wide = psf.microscope((9, 201, 201), dxy=0.05, dz=0.5, **WATER)
+    assert not caplog.text
+    psf.microscope((9, 41, 41), dxy=0.05, dz=0.5, **WATER)
+    lost = 1 - wide[:, 80:121, 80:121].sum()
+    told = re.search(r"(\d+) % of the light lie outside of a PSF of 9×41×41 pixels", caplog.text)
+    assert 100 * lost - 1 < float(told[1]) < 100 * lost + 4  # the wide one has not all of it
+
+
+GRID = {"shape": (9, 31, 30), "dxy": 0.05, "dz": 0.2, **WATER}
+
+
+def test_other_microscopes_are_products_of_widefield_ones():
+    lens = lens_of("test", **WATER)
+    emission, excitation = (
+        on_grid((9, 31, 30), 0.05, 0.2, 0, lens_of("test", **WATER | {"wvl": wvl}))
+        for wvl in (0.52, 0.488)
+    )
+    found = psf.confocal(**GRID, ex_wvl=0.488, pinhole=0)
+    np.testing.assert_allclose(found, excitation * emission / (excitation * emission).sum(),
+                               atol=1e-12)  # fmt: skip
+    far = psf.spinning_disk(**GRID, ex_wvl=0.488, pinhole=0, pitch=500)
+    np.testing.assert_allclose(far, found, atol=1e-3 * found.max())
+    np.testing.assert_allclose(psf.two_photon(**GRID), emission**2 / (emission**2).sum())
+    sheet = psf.light_sheet(**GRID, sheet=0.8) / emission
+    line = sheet[:, 0, 0] / sheet[4, 0, 0]
+    assert line[[2, 6]] == pytest.approx(0.5) and np.ptp(sheet, axis=(1, 2)).max() < 1e-9
+    beam = psf.light_sheet(**GRID, sheet_NA=0.2, ex_wvl=0.488)
+    width = 0.488 / np.pi / 0.2 * np.sqrt(2 * np.log(2))
+    np.testing.assert_allclose(beam, psf.light_sheet(**GRID, sheet=width))
+    assert lens.focus == pytest.approx(0, abs=1e-6)
+
+
+def test_a_pinhole_decides_how_much_is_seen_from_out_of_focus():
+    def haze(kernel):
+        return kernel[0].sum() / kernel[4].sum()
+
+    small, unit, wide = (haze(psf.confocal(**GRID, ex_wvl=0.488, pinhole=p)) for p in (0, 1, 4))
+    near, far = (haze(psf.spinning_disk(**GRID, ex_wvl=0.488, pitch=p)) for p in (0.8, 4))
+    assert small < unit < wide < haze(psf.microscope(**GRID))
+    assert far < near
+    for function, more in ((psf.confocal, {}), (psf.spinning_disk, {"pitch": 2.0})):
+        kernel = function(**GRID | {"shape": (31, 30)}, ex_wvl=0.488, model="vectorial", **more)
+        assert np.unravel_index(kernel.argmax(), kernel.shape) == (15, 15)
+
+
+@pytest.mark.parametrize(
+    "argument, function, arguments",
+    [
+        ("model", psf.microscope, {"model": "scaler"}),
+        ("ex_wvl", psf.confocal, {"ex_wvl": 0}),
+        ("pinhole", psf.confocal, {"ex_wvl": 0.488, "pinhole": -1}),
+        ("pitch", psf.spinning_disk, {"ex_wvl": 0.488, "pitch": 0}),
+        ("NA", psf.two_photon, {"NA": 1.4}),
+        ("NA", psf.confocal, {"NA": 1.4, "ex_wvl": 0.488, "model": "vectorial"}),
+        ("sheet", psf.light_sheet, {}),
+        ("sheet", psf.light_sheet, {"sheet": 0}),
+        ("sheet", psf.light_sheet, {"sheet": 1, "sheet_NA": 0.1}),
+        ("sheet", psf.light_sheet, {"sheet_NA": 0.1}),
+        ("shape", psf.light_sheet, {"sheet": 1, "shape": (9, 9)}),
+    ],
+)
+def test_other_microscopes_name_bad_input(argument, function, arguments):
+    with pytest.raises(InputError, match=f"^{argument}: expected .*, got "):
+        function(**GRID | {"shape": (5, 9, 9)} | arguments)
+    with pytest.raises(TypeError, match=r"two_photon\(\).*'pinhole'"):
+        psf.two_photon(**GRID, pinhole=1)
 
 
 DATA = Path(os.environ.get("SSI_CUPY_DATA") or Path(__file__).parents[2] / "shared/data")

@@ -264,13 +264,12 @@ def _complain(error, path=None):
 
 
 def _psf(args):
-    from .. import psf
     from ..files import tiff
+    from . import psf
 
-    sigma = args.sigma[0] if len(args.sigma) == 1 else args.sigma
-    kernel = psf.gaussian(sigma, ndim=args.ndim, size=args.size)
     _check_outputs({}, {"--output": args.output})
-    tiff.write(args.output, kernel, argument="--output")
+    kernel, spacing = psf.made(args)
+    tiff.write(args.output, kernel, "ZYX"[-kernel.ndim :], spacing, argument="--output")
 
 
 def _demo(args):

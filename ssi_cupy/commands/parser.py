@@ -17,6 +17,7 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         The function of each command, called with what was parsed.
     """
     from .. import __version__, recipes
+    from .psf import add_options
 
     made = argparse.ArgumentParser(PROGRAM, description=(
         "Restore a blurred, noisy image from nothing but itself and its point-spread function."
@@ -96,11 +97,7 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         help="the image without its noise (default), or without its blur too")  # fmt: skip
     add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
 
-    add = command("psf", "Write a Gaussian point-spread function.")
-    add("--sigma", type=_numbers, required=True, metavar="PIXELS", help="or one per axis: 2,1,1")
-    add("--ndim", type=int, default=2, metavar="N", help="2 (default) or 3")
-    add("--size", type=int, metavar="PIXELS", help="odd (default: 4 sigma to either side)")
-    add("-o", "--output", required=True, metavar="PSF", help="TIFF to write")
+    add_options(command("psf", "Write a point-spread function: a Gaussian, or of optics."))
 
     add = command("demo", "Restore a micrograph and compare with Richardson-Lucy.", training)
     add("--out", required=True, metavar="DIR", help="folder for the picture and the report")

@@ -1,8 +1,10 @@
 """Point-spread functions (PSFs): the image of a point, computed from optics or measured.
 
 `gaussian` needs no optics. `microscope` computes the PSF of a widefield fluorescence microscope,
-and `born_wolf` its paraxial limit (`optics.py`). `prepare` puts a PSF on an image's
-pixels, and makes one of the picture of a bead (`measured.py`). All give float64 arrays of sum 1.
+scalar or vectorial, and `born_wolf` its paraxial limit (`optics.py`); `confocal`, `spinning_disk`,
+`two_photon` and `light_sheet` those of other microscopes (`modalities.py`). `prepare` puts a PSF
+on an image's pixels, and makes one of the picture of a bead (`measured.py`). All give float64
+arrays of sum 1.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ import numpy as np
 from ..engine.checks import InputError, number, odd_sizes, positive_int
 from ..engine.types import Float64Array, Sizes, Spacing
 from .measured import Preparation, prepare
+from .modalities import confocal, light_sheet, spinning_disk, two_photon
 from .optics import born_wolf, gibson_lanni, microscope
 
-__all__ = ["Preparation", "born_wolf", "gaussian", "gibson_lanni", "microscope", "prepare"]
+__all__ = [
+    "Preparation", "born_wolf", "confocal", "gaussian", "gibson_lanni", "light_sheet", "microscope",
+    "prepare", "spinning_disk", "two_photon",
+]  # fmt: skip
 
 
 def gaussian(sigma: Spacing, *, ndim: int = 2, size: Sizes | None = None) -> Float64Array:

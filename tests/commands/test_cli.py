@@ -79,6 +79,56 @@ def test_psf_writes_a_gaussian(folder, options, shape):
 SPACING = {"Y": 0.12, "X": 0.1}
 
 
+OPTICS = "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --dz 0.2 --size 5,21,21".split()
+
+
+@pytest.mark.parametrize(
+    "more, function, settings",
+    [
+        ("", psf.microscope, {}),
+        ("--model vectorial --ns 1.38 --pz 5", psf.microscope,
+         {"model": "vectorial", "ns": 1.38, "pz": 5}),
+        ("--modality confocal --ex-wvl 0.488 --pinhole 0.8", psf.confocal,
+         {"ex_wvl": 0.488, "pinhole": 0.8}),
+        ("--modality spinning-disk --ex-wvl 0.488 --pitch 2", psf.spinning_disk,
+         {"ex_wvl": 0.488, "pitch": 2}),
+        ("--modality two-photon", psf.two_photon, {}),
+        ("--modality light-sheet --sheet 1.5", psf.light_sheet, {"sheet": 1.5}),
+    ],
+)  # fmt: skip
+def test_psf_writes_what_optics_make_of_a_point(folder, more, function, settings):
+    assert cli.main(["psf", *OPTICS, *more.split(), "-o", "optics.tif"]) == 0
+    found = tiff.read("optics.tif")
+    optics = {"NA": 1.2, "wvl": 0.52, "ni": 1.33, "dxy": 0.1, "dz": 0.2}
+    expected = function((5, 21, 21), **optics, **settings)
+    np.testing.assert_allclose(found.data, expected, rtol=1e-6)
+    assert found.axes == "ZYX" and found.spacing == pytest.approx({"Z": 0.2, "Y": 0.1, "X": 0.1})
+
+
+@pytest.mark.parametrize(
+    "option, command",
+    [
+        ("--sigma", ""),
+        ("--na", "--sigma 1 --na 1.2"),
+        ("--sigma", "--sigma 0,-1"),
+        ("--na", "--na 1.4 --wvl 0.52 --ni 1.33 --dxy 0.1 --size 9"),
+        ("--size", "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1"),
+        ("--dz", "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --dz 0.1 --size 9,9"),
+        ("--dz", "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --size 5,9,9"),
+        ("--ndim", "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --size 9 --ndim 2"),
+        ("--pinhole", "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --size 9 --pinhole 1"),
+        ("--ex-wvl",
+         "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --size 9 --modality confocal --pinhole 1"),
+        ("--sheet", "--na 1.2 --wvl 0.52 --ni 1.33 --dxy 0.1 --size 9 --modality two-photon "
+                    "--sheet 1"),
+    ],
+)  # fmt: skip
+def test_psf_names_the_option_that_is_of_no_use(folder, capsys, option, command):
+    assert cli.main(["psf", *command.split(), "-o", "optics.tif"]) == 2
+    assert f"error: {option}: expected " in capsys.readouterr().err
+    assert not os.path.exists("optics.tif")
+
+
 @pytest.mark.parametrize("axes, shape", [("YX", (32, 32)), ("CYX", (2, 32, 32))])
 @pytest.mark.parametrize("flavour", ["imagej", "ome"])
 def test_axes_spacing_and_flavour_are_kept(folder, flavour, axes, shape):
