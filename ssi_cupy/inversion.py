@@ -11,12 +11,12 @@ import contextlib
 import copy
 import functools
 import time
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from . import symmetry
-from .engine.arrays import as_array, by_slices, named_as
+from .engine.arrays import as_array, named_as
 from .engine.backend import Pool, enough_memory, host, resolve_device
 from .engine.checks import InputError, flag, positive_int, real_array
 from .engine.precision import Precision
@@ -36,6 +36,7 @@ from .engine.types import (
 )
 from .files import model_file
 from .files.atomic import check_writable
+from .inference.masked_image import masked_image
 from .inference.predict import infer
 from .physics import check
 from .random import seed_from
@@ -43,6 +44,7 @@ from .recipes import DEFAULT, Recipe, get
 from .training import checkpoints
 from .training.image_sets import Source, gather, is_many
 from .training.inputs import NetworkInputs
+from .training.missing import Mask, separated
 from .training.progress import Progress
 from .training.step import Training
 from .unet import Network
@@ -130,6 +132,7 @@ class SelfSupervisedInverse:
         image: Source,
         *,
         steps: int | None = None,
+        mask: Any = None,
         callback: Callback | None = None,
         progress: bool = True,
         checkpoint: PathLike | None = None,
@@ -146,6 +149,10 @@ class SelfSupervisedInverse:
             some are held out for validation. Of one image, pixels are.
         steps : int, optional
             The recipe's by default.
+        mask : array of bool, "nan", or a list of such, one for each image of a set; optional
+            The pixels that say nothing: True where the image is masked, of its shape or one that
+            is broadcast to it; with "nan", where it is NaN. They are hidden in every step and
+            never looked at, whatever they hold. What a masked array masks is masked.
         callback : callable, optional
             Called after each step with a dict: ``step``, ``steps``, ``loss``, ``validation``,
             ``lr`` and the loss's ``parts``. The training ends early when it returns True.
@@ -172,17 +179,19 @@ class SelfSupervisedInverse:
             raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
-        if not is_many(image):
-            image = as_array(image, "image")
+        masked, many = None, is_many(image)
+        if not many:
+            image, masked = separated(image, mask)
         new = copy.copy(self)  # trained in place of this one, which others may be applying
         new.device = resolve_device(self._device, image)
         with enough_memory(new.device):
-            new._train(new._one_or_many(image), steps, callback, progress, checkpoint, resume)
+            image, masked = new._one_or_many(image, mask if many else masked)
+            new._train(image, masked, steps, callback, progress, checkpoint, resume)
         vars(self).update({name: getattr(new, name) for name in OF_A_FIT})  # whole, or not at all
         return self
 
-    def _train(self, image, steps, callback, progress, checkpoint, resume):
-        training = Training(self, image, steps)
+    def _train(self, image, masked, steps, callback, progress, checkpoint, resume):
+        training = Training(self, image, steps, masked)
         if resume is not None:
             checkpoints.load(training, resume)
         start = time.perf_counter()
@@ -207,26 +216,30 @@ class SelfSupervisedInverse:
         self.history = training.history
         self.seconds = self.seconds | {"train": time.perf_counter() - start}
 
-    def _one_or_many(self, image):
-        """An (N, C, Z, Y, X) array of one image, or `Images` of several."""
+    def _one_or_many(self, image, mask):
+        """An (N, C, Z, Y, X) array of one image and where it is masked; or `Images` of several."""
         if not is_many(image):
             image = _as_5d(image)
+            mask = None if mask is None else mask.reshape(image.shape)
             if len(image) == 1 or not self.recipe.patch:
-                return image
-        images = gather(image)
+                return image, mask
+        images = gather(image, mask=mask)
         if len(images) == 1:
-            return _as_5d(images.whole(0)[None])
+            whole = (0, 0, 0), images.shapes[0][1:]
+            masked = images.masked(0, *whole)
+            return _as_5d(images.box(0, *whole)[None]), None if masked is None else masked[None]
         if not self.recipe.patch:
             expected = (
                 "one with a patch, for many images, as dataclasses.replace(recipe, patch=128)"
             )
             raise InputError("recipe", expected, f"{self.recipe.name!r}, for {len(images)} images")
-        return images
+        return images, None
 
     def predict(
         self,
         image: ArrayLike | Sliceable,
         *,
+        mask: Mask = None,
         tile_size: Sizes | None = None,
         tile_overlap: Sizes | None = None,
         out: Array | None = None,
@@ -239,6 +252,8 @@ class SelfSupervisedInverse:
             May be a memory-mapped file, or anything else that has a shape and a dtype and is read
             by slices, as of Zarr or Dask: of what does not fit into memory, a tile at a time is
             read. Of an xarray.DataArray, the result is one.
+        mask : array of bool or "nan", optional
+            The pixels that say nothing, as of `fit`. They are restored from those around them.
         tile_size : int or tuple of int, optional
             The largest tile, in pixels along all axes or along each of ([Z,] Y, X). By default the
             image is a single one where it fits into half of the free memory.
@@ -254,12 +269,14 @@ class SelfSupervisedInverse:
         -------
         array of float32, or `out`
         """
-        return self._infer(image, True if out is None else out, False, tile_size, tile_overlap)[0]
+        out = True if out is None else out
+        return self._infer(image, mask, out, False, tile_size, tile_overlap)[0]
 
     def reblur(
         self,
         image: ArrayLike | Sliceable,
         *,
+        mask: Mask = None,
         tile_size: Sizes | None = None,
         tile_overlap: Sizes | None = None,
         out: Array | None = None,
@@ -269,12 +286,14 @@ class SelfSupervisedInverse:
         Parameters are those of `predict`. A forward model of your own, or one that wraps around,
         may look at any pixel of f(y): it is computed on the whole image, whatever the tiles.
         """
-        return self._infer(image, False, True if out is None else out, tile_size, tile_overlap)[1]
+        out = True if out is None else out
+        return self._infer(image, mask, False, out, tile_size, tile_overlap)[1]
 
     def restore(
         self,
         image: ArrayLike | Sliceable,
         *,
+        mask: Mask = None,
         tile_size: Sizes | None = None,
         tile_overlap: Sizes | None = None,
         out: tuple[Array, Array] | list[Array] | None = None,
@@ -285,17 +304,17 @@ class SelfSupervisedInverse:
         """
         if out is not None and (not isinstance(out, (tuple, list)) or len(out) != 2):
             raise InputError("out", "a pair of arrays", type(out).__name__)
-        return self._infer(image, *(out or (True, True)), tile_size, tile_overlap)
+        return self._infer(image, mask, *(out or (True, True)), tile_size, tile_overlap)
 
-    def _infer(self, image, *settings):
+    def _infer(self, given, mask, *settings):
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
         start = time.perf_counter()
-        image = by_slices(image, "image")
+        image = masked_image(given, mask)
         found = infer(copy.copy(self), image, *settings)  # a `fit` beside it changes nothing here
         self.seconds["infer"] = time.perf_counter() - start
         new = (setting is True for setting in settings)  # not the caller's own
-        return tuple(named_as(a, image) if n else a for a, n in zip(found, new, strict=False))
+        return tuple(named_as(a, given) if n else a for a, n in zip(found, new, strict=False))
 
     def save(self, path: PathLike) -> None:
         """Write the model to an ``.npz`` file, whole or not at all.

@@ -14,9 +14,9 @@ import numpy as np
 
 from . import recipes
 from .axes import described, letters_and_psfs, on_grid, psf_spacing_of
-from .engine.arrays import as_array, named_as
-from .engine.backend import contiguous, empty, log, resolve_device
-from .engine.checks import InputError, choice, real_array, varying
+from .engine.arrays import named_as
+from .engine.backend import contiguous, empty, host, log, resolve_device
+from .engine.checks import InputError, choice, varying
 from .engine.types import (
     ArrayLike,
     Callback,
@@ -30,6 +30,7 @@ from .engine.types import (
     Sizes,
     Spacing,
 )
+from .inference.masked_image import masked_image
 from .inference.refinement import can_refine
 from .inference.refinement import refine as refined
 from .inference.tiling import sizes
@@ -37,6 +38,7 @@ from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
 from .recipes import Recipe
+from .training.missing import Mask, separated
 from .training.units import voxel
 
 
@@ -76,6 +78,7 @@ class Settings(TypedDict, total=False):
     rng: Rng
     axes: str | None
     channel_axis: int | None
+    mask: Mask
     spacing: Spacing | None
     psf_spacing: Spacing | None
     mode: Mode
@@ -115,6 +118,7 @@ def deconvolve(
     rng: Rng = 0,
     axes: str | None = None,
     channel_axis: int | None = None,
+    mask: Mask = None,
     spacing: Spacing | None = None,
     psf_spacing: Spacing | None = None,
     mode: Mode = "mirror",
@@ -155,6 +159,12 @@ def deconvolve(
     channel_axis : int, optional
         An axis whose images are restored one by one. So are time points; one that holds a single
         value comes back as it is, with a warning.
+    mask : array of bool or "nan", optional
+        The pixels that say nothing of the sample, as dead or saturated ones and the corners of a
+        deskewed stack: True where one is masked, of the image's shape or one that is broadcast to
+        it; with "nan", where the image is NaN. Whatever they hold changes no bit of the result:
+        they are hidden in every step, count in no loss and no statistic, and are restored from
+        those around them. What a masked array masks is masked.
     spacing, psf_spacing : float or sequence of float, optional
         Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
         size is resampled by `psf.prepare`, which cleans and centres it only if it was measured.
@@ -192,12 +202,12 @@ def deconvolve(
         A `ValueError` that names the argument that cannot be used.
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
-    pixels = real_array(as_array(image, "image"), "image")
+    pixels, masked = separated(image, mask)
     axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
     grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
     physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs]
     return _restore(
-        image, pixels, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
+        image, pixels, masked, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, refine=refine, callback=callback, progress=progress,
         checkpoint=checkpoint, resume=resume, full_output=full_output,
@@ -237,6 +247,7 @@ def denoise(
     rng: Rng = 0,
     axes: str | None = None,
     channel_axis: int | None = None,
+    mask: Mask = None,
     spacing: Spacing | None = None,
     psf_spacing: Spacing | None = None,
     mode: Mode = "mirror",
@@ -260,51 +271,55 @@ def denoise(
     Parameters are those of `deconvolve`; `psf` may be None.
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
-    pixels = real_array(as_array(image, "image"), "image")
+    pixels, masked = separated(image, mask)
     axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
     choice(mode, "mode", MODES)
     grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
     physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs] or [Identity()]
     return _restore(
-        image, pixels, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
+        image, pixels, masked, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, refine=refine, callback=callback, progress=progress,
         checkpoint=checkpoint, resume=resume, full_output=full_output,
     )  # fmt: skip
 
 
-def _restore(given, image, axes, physics, wanted, *, recipe, num_iter, rng, spacing, tile_size,
-             tile_overlap, device, precision, refine, callback, progress, checkpoint, resume,
-             full_output):  # fmt: skip
+def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, rng, spacing,
+             tile_size, tile_overlap, device, precision, refine, callback, progress, checkpoint,
+             resume, full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
     spatial = [a for a in "ZYX" if a in axes]
     others = [a for a in axes if a not in spatial]
     order = [axes.index(a) for a in others + spatial]
     stack = image.transpose(order)
+    masks = None if masked is None else masked.transpose(order)
     sizes(tile_size, tile_overlap, stack.shape[len(others) :])  # now, not after the training
     voxel(spacing, len(spatial))
     places = list(itertools.product(*map(range, stack.shape[: len(others)])))
     if len(places) > 1 and (checkpoint or resume):
         name = "checkpoint" if checkpoint else "resume"
         raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
-    blank = _blank(stack, places, others)  # all of them before the first is trained on
+    blank = _blank(stack, masks, places, others)  # all of them before the first is trained on
     seed = recipes.seed_from(rng)
     refine = recipes.get(recipe).refine if refine is None else refine
     restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
     seconds = {"train": 0.0, "infer": 0.0}
     for place in places:
+        y, mask = stack[place], None if masks is None else masks[place]
         if place in blank:
-            restored[place] = denoised[place] = stack[place]
+            lost = mask is not None and mask.all()
+            restored[place] = denoised[place] = np.nan if lost else masked_image(y, mask)
             continue
+        y = masked_image(y, mask)
         g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
         model = SelfSupervisedInverse(g, recipe, rng=seed, device=device, spacing=spacing,
                                       precision=precision)  # fmt: skip
-        model.fit(stack[place], steps=num_iter, callback=callback, progress=progress,
+        model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
                   checkpoint=checkpoint, resume=resume)  # fmt: skip
-        found = model.restore(stack[place], tile_size=tile_size, tile_overlap=tile_overlap)
-        if refine and can_refine(g, stack[place].size):
-            found = refined(stack[place], *found, g)
+        found = model.restore(y, tile_size=tile_size, tile_overlap=tile_overlap)
+        if refine and can_refine(g, y.size):
+            found = refined(y, *found, g, mask)
         restored[place], denoised[place] = found
         for key, value in model.seconds.items():
             seconds[key] += value
@@ -317,13 +332,15 @@ def _restore(given, image, axes, physics, wanted, *, recipe, num_iter, rng, spac
     return result if full_output else getattr(result, wanted)
 
 
-def _blank(stack, places, others):
-    """The places of time points that hold a single value: a shutter that was closed."""
+def _blank(stack, masks, places, others):
+    """The places of time points that hold a single value: a shutter that was closed. So do those
+    that are masked altogether."""
     blank = set()
     for place in places:
         name = f"image[{', '.join(map(str, place))}]" if place else "image"
         try:
-            varying(stack[place], name)
+            y = stack[place]
+            varying(y if masks is None or masks[place].all() else host(y)[~masks[place]], name)
         except InputError as error:
             frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
             if len(frames) == 1:

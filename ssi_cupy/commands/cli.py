@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ..engine.checks import FileError, InputError, OutOfMemory, choice
@@ -22,9 +23,10 @@ from .parser import PROGRAM, parser
 # What the Python interface calls it, and what the user typed.
 TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
 OPTIONS = (
-    "psf recipe steps seed device precision axes spacing psf_spacing mode tile_size tile_overlap "
-    "checkpoint resume sigma ndim size out patch"
+    "psf recipe steps seed device precision axes spacing psf_spacing mask mode tile_size "
+    "tile_overlap checkpoint resume sigma ndim size out patch"
 )
+NAN = "nan"  # in the place of a mask's name
 TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
 
 
@@ -125,6 +127,7 @@ def _restore(args, function, outputs):
     from ..files import formats
 
     inputs = {"IN": args.image, "--psf": args.psf, "--resume": args.resume}
+    inputs["--mask"] = args.mask if args.mask != NAN else None
     kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
     for option, path in outputs.items():
         if path is not None:
@@ -136,6 +139,7 @@ def _restore(args, function, outputs):
     spacing = _spacing(args.spacing, "--spacing", image, axes)
     options = {
         "axes": axes,
+        "mask": _mask(args.mask, axes),
         "rng": args.seed,
         "device": args.device,
         "precision": args.precision,
@@ -318,6 +322,21 @@ def _axes(axes, image, psf):
             raise InputError("--axes", "colour samples or channels, not both", repr(axes))
         axes = axes.replace("S", "C")
     return axes
+
+
+def _mask(given, axes):
+    """The mask, with an axis of one pixel for each that the image has and it has not."""
+    from ..files import formats
+
+    if given in (None, NAN):
+        return given
+    mask = formats.read(given, "--mask")
+    letters = mask.axes.replace("S", "C")
+    if not len(set(letters)) == len(letters) or not set(letters) <= set(axes):
+        return mask.data
+    order = [letters.index(a) for a in axes if a in letters]
+    missing = tuple(i for i, a in enumerate(axes) if a not in letters)
+    return np.expand_dims(mask.data.transpose(order), missing)
 
 
 def _spacing(given, option, image, axes):

@@ -45,6 +45,7 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
     add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
     add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
+    add("--mask", metavar="FILE", help="not 0 where IN says nothing; or: nan, for where it is NaN")
     add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
     add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
     add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")

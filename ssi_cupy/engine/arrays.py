@@ -64,6 +64,18 @@ def by_slices(array: Any, argument: str) -> Any:
     return as_array(array, argument)
 
 
+def parted(array: Any) -> tuple[Any, Any]:
+    """(`array` without its mask, the mask or None): of a masked array of numpy or Dask, and of what
+    else has both ``data`` and ``mask``, as astropy's."""
+    inner = array.data if is_data_array(array) else array
+    if np.ma.isMaskedArray(getattr(inner, "_meta", None)):  # of Dask, which would drop it
+        inner = inner.compute()
+    mask = getattr(inner, "mask", None)
+    if mask is None or not hasattr(inner, "data") or not hasattr(mask, "shape"):
+        return array, None
+    return inner.data, mask if np.any(mask) else None
+
+
 def _unwrapped(array, argument):
     """`array` without what it wears; what cannot be used is refused by its name."""
     if is_data_array(array):
@@ -72,8 +84,8 @@ def _unwrapped(array, argument):
         raise InputError(argument, "an array, as dataset['name']", _type(array))
     if hasattr(array, "nnz") and (hasattr(array, "todense") or hasattr(array, "toarray")):
         raise InputError(argument, "a dense array, as .toarray() makes one", _type(array))
-    mask = getattr(array, "mask", None)
-    if hasattr(array, "data") and mask is not None and np.any(mask):
+    mask = parted(array)[1]
+    if mask is not None:
         got = f"{_type(array)} with {np.count_nonzero(mask)} masked pixels"
         raise InputError(argument, "an array without masked pixels, as .filled(value) makes", got)
     torch = sys.modules.get("torch")

@@ -42,7 +42,11 @@ def can_refine(g: object, pixels: int) -> bool:
 
 
 def refine(
-    image: Array, restored: Array, reblurred: Array, g: PSFConvolution
+    image: Array,
+    restored: Array,
+    reblurred: Array,
+    g: PSFConvolution,
+    masked: Array | None = None,
 ) -> tuple[Array, Array]:
     """f(y) and g(f(y)) with what was missed put back, as (restored, reblurred), float32.
 
@@ -51,16 +55,22 @@ def refine(
     image, restored, reblurred : (Y, X) or (Z, Y, X) array
         y, f(y) and g(f(y)), on one device.
     g : PSFConvolution
+    masked : array of bool, on the CPU, optional
+        Where the image is none: there is no residual.
     """
     five = [a.reshape((1,) * (5 - a.ndim) + a.shape) for a in (image, restored, reblurred)]
     y, sharp, blurred = (contiguous(a.astype(np.float64)) for a in five)
-    missed = missed_signal(y, blurred, g)
+    if masked is not None:
+        masked = moved(masked.reshape(y.shape), y)
+    missed = missed_signal(y, blurred, g, masked)
     found = sharp + missed, blurred + apply(g, missed)
     sharp, blurred = (a.reshape(image.shape).astype(np.float32) for a in found)
     return sharp, blurred
 
 
-def missed_signal(y: Array, blurred: Array, g: PSFConvolution) -> Array:
+def missed_signal(
+    y: Array, blurred: Array, g: PSFConvolution, masked: Array | None = None
+) -> Array:
     """What to add to f(y).
 
     Parameters
@@ -68,6 +78,7 @@ def missed_signal(y: Array, blurred: Array, g: PSFConvolution) -> Array:
     y, blurred : (N, C, Z, Y, X) array
         The image, and g(f(y)).
     g : PSFConvolution
+    masked : array of bool like `y`, optional
 
     Returns
     -------
@@ -80,6 +91,8 @@ def missed_signal(y: Array, blurred: Array, g: PSFConvolution) -> Array:
         blurred = SensorResponse(noise, low=low, high=high).forward(blurred)
     window = moved(_window(shape, g.psf.shape).astype(y.dtype), y)
     residual = (y - blurred) * window
+    if masked is not None:
+        residual *= 1 - masked.astype(y.dtype)
     transfer = _transfer(g.psf, shape)
     passed = np.abs(transfer)
     blocked = np.argsort(passed, axis=None, kind="stable")

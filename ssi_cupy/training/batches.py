@@ -9,6 +9,7 @@ whole step can be captured once and replayed. It has ::
     draw(step, y, validation, inside)   fill the three, a pure function of the seed and the step
     every()                             all there is to see, batch by batch, for calibration
     mean                                of the image, which hidden pixels may be filled with
+    missing                             the masked pixels of what was drawn last, or None
     fingerprint()                       what a checkpoint knows it by
     checks                              how many batches a validation has, if it is apart
     check(number, y, validation, inside)    fill the three with one of them, always the same
@@ -16,7 +17,8 @@ whole step can be captured once and replayed. It has ::
 Where `checks` is 0, every step has its validation: of the pixels that it has hidden for that.
 
 `y`, float32, is target and network input; `validation`, uint8 of one channel, the pixels that are
-always hidden and never in the loss; `inside`, alike, those that the loss may look at.
+always hidden and never in the loss; `inside`, alike, those that the loss may look at. A masked
+pixel is always hidden, and not inside (see `missing.py`).
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from .. import symmetry
-from ..engine.backend import host
+from ..engine.backend import host, moved
 from ..engine.types import Array, Shape
-from ..masking import validation_pixels
 from ..random import Stream, pick
 from ..symmetry import Symmetry
+from . import missing
+from .missing import seen, transformed
 
 
 class WholeImage:
@@ -44,6 +49,8 @@ class WholeImage:
     symmetries : list of symmetry
         Of which one is picked in each step.
     seed : int
+    masked : (N, 1, Z, Y, X) array of bool, on the CPU, optional
+        Of `y`, which is filled there.
     """
 
     def __init__(
@@ -53,11 +60,17 @@ class WholeImage:
         validation: float,
         symmetries: Sequence[Symmetry] = (symmetry.IDENTITY,),
         seed: int = 0,
+        masked: Array | None = None,
     ) -> None:
         self.y = self.like = y
         self.shape, self.symmetries, self.seed = y.shape, list(symmetries), seed
-        self.mean = float(host(y).mean())  # on the CPU, whose sum it is on every device
-        self.validation = validation_pixels(y.shape, validation, seed, like=y)
+        self.mean = float(seen(host(y), masked).mean())  # on the CPU, as on every device
+        self.validation = missing.validation(y.shape, validation, seed, masked, like=y)
+        self.masked, self.missing = masked, None
+        if masked is not None:
+            self.shown = moved((~masked).astype(np.uint8), y)
+            self.pixels = [moved(numbers, y) for numbers in missing.mirrored(masked)]
+            self.missing = missing.Missing(len(self.pixels[0]), y)
         self._drawn, self._into, self.checks = None, None, 0
 
     def shape_of(self, step: int) -> Shape:
@@ -66,13 +79,18 @@ class WholeImage:
         return (*first, x, y) if self._symmetry(step)[0] else self.shape
 
     def draw(self, step: int, y: Array, validation: Array, inside: Array) -> None:
-        """Fill `y`, `validation` and `inside`; all of it is inside."""
+        """Fill `y`, `validation` and `inside`; all of it is inside that is not masked."""
         transform = self._symmetry(step)
         if self._drawn == transform and self._into is y:  # which holds it still
             return
         symmetry.apply(self.y, transform, out=y)
         symmetry.apply(self.validation, transform, out=validation)
         inside[...] = 1
+        if self.missing is not None:
+            symmetry.apply(self.shown, transform, out=inside)
+            validation += 1 - inside
+            shape = self.shape[2:]
+            self.missing.write(*(transformed(n, shape, transform) for n in self.pixels))
         self._drawn, self._into = transform, y
 
     def every(self) -> Iterator[Array]:
@@ -82,7 +100,8 @@ class WholeImage:
 
     def fingerprint(self) -> str:
         """Shape and checksum."""
-        return f"{self.shape}, crc {zlib.crc32(host(self.y)):08x}"
+        crc = zlib.crc32(host(self.y), 0 if self.masked is None else zlib.crc32(self.masked))
+        return f"{self.shape}, crc {crc:08x}"
 
     def _symmetry(self, step):
         return self.symmetries[pick(len(self.symmetries), self.seed, Stream.SYMMETRY, step)]

@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..engine.arrays import as_array
 from ..engine.backend import host, log
-from ..engine.checks import FileError, InputError, path_like, real_array
+from ..engine.checks import FileError, InputError, path_like, real_array, told
 from ..engine.types import Array, ArrayLike, PathLike, Shape
 from ..files import tiff
+from .missing import as_mask, separated
 from .progress import counted
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
@@ -83,6 +83,7 @@ def gather(
     argument: str = "image",
     bad: Callable[[InputError], object] | None = None,
     progress: bool = False,
+    mask: Any = None,
 ) -> Images:
     """The `Images` that an argument means.
 
@@ -101,6 +102,8 @@ def gather(
         default it is raised.
     progress : bool
         Show a progress bar.
+    mask : "nan", or a list of arrays and None, optional
+        As of `missing.separated`, for all images or one for each; of one array, one array.
 
     Raises
     ------
@@ -109,18 +112,22 @@ def gather(
         many channels.
     """
     if isinstance(what, Images):
+        if mask is not None:
+            raise InputError("mask", "None for images that `gather` has made", told(mask))
         return what
     if isinstance(what, (str, os.PathLike)):
         what = find(what, argument)
     elif hasattr(what, "ndim"):
-        what = list(host(real_array(as_array(what, argument), argument, ndim=5)))
-    cache, found = _Cache(), []
+        pixels, masked = separated(what, mask, argument)
+        what = list(host(real_array(pixels, argument, ndim=5)))
+        mask = None if masked is None else list(masked)
+    cache, found, masks = _Cache(), [], _one_each(mask, len(what))
     for i, item in enumerate(counted(what, "looking at", progress)):
         try:
             if isinstance(item, (str, os.PathLike)):
-                fresh = _of_file(item, axes, argument, cache)
+                fresh = _of_file(item, axes, argument, cache, masks[i])
             else:
-                fresh = [_of_array(item, f"{argument}[{i}]")]
+                fresh = [_of_array(item, f"{argument}[{i}]", masks[i])]
             for image in fresh:
                 image.look()
             found += fresh
@@ -131,6 +138,15 @@ def gather(
     if not found:
         raise InputError(argument, "at least one image", "none that can be used")
     return Images(found, argument)
+
+
+def _one_each(mask, count):
+    if mask is None or isinstance(mask, str) and mask == "nan":
+        return [mask] * count
+    if not isinstance(mask, (list, tuple)) or len(mask) != count:
+        expected = f"'nan', or a list of one for each of {count} images"
+        raise InputError("mask", expected, told(mask))
+    return mask
 
 
 @dataclass(frozen=True)
@@ -145,11 +161,22 @@ class Look:
 
 
 class _Image:
-    """One image: a name, a shape (C, Z, Y, X), and how to get at its pixels."""
+    """One image: a name, a shape (C, Z, Y, X), and how to get at its pixels.
 
-    def __init__(self, name, shape, dtype, pixels, spacing=None):
+    `masked`, (1, Z, Y, X), "nan" or None, says which of them are none.
+    """
+
+    def __init__(self, name, shape, dtype, pixels, spacing=None, masked=None):
         self.name, self.shape, self.dtype, self.pixels = name, shape, dtype, pixels
-        self.spacing = spacing or {}
+        self.spacing, self.masked = spacing or {}, masked
+
+    def hidden(self, cut):
+        """Where a part is masked, (1, Z, Y, X); None where nothing is. `cut` takes it out."""
+        if self.masked is None:
+            return None
+        if isinstance(self.masked, str):
+            return np.isnan(cut(self.pixels())).any(axis=0, keepdims=True)
+        return cut(self.masked)
 
     def look(self):
         """Mean and spread in float64, plane by plane; an `InputError` where one is not finite."""
@@ -157,6 +184,11 @@ class _Image:
         pixels = self.pixels()
         for place in np.ndindex(self.shape[:2]):
             y = np.asarray(pixels[place], np.float64)
+            hidden = self.hidden(lambda a, z=place[1]: a[:, z : z + 1])
+            if hidden is not None:
+                y = y[~hidden[0, 0]]
+                if not y.size:
+                    continue
             here, own = y.size, float(y.mean())
             low, high = min(low, float(y.min())), max(high, float(y.max()))
             if not np.isfinite(low + high + own):
@@ -167,6 +199,8 @@ class _Image:
             total, step = count + here, own - mean
             squares += float(np.square(y - own).sum()) + step**2 * count * here / total
             mean, count = mean + step * here / total, total
+        if not count:
+            raise InputError("mask", f"pixels of {self.name} that are not masked", "none of them")
         self.found = Look(count, mean, squares, low, high)
 
 
@@ -226,17 +260,21 @@ class Images:
         """Image `i`, (C, Z, Y, X), as it is."""
         return np.asarray(self._images[i].pixels())
 
+    @property
+    def any_masked(self) -> bool:
+        """Whether pixels of any image may be masked."""
+        return any(image.masked is not None for image in self._images)
+
     def box(self, i: int, start: Sequence[int], shape: Sequence[int]) -> Array:
-        """A (C, *shape) copy from image `i`; what lies outside is found on the other side."""
-        image, pixels = self._images[i], self._images[i].pixels()
-        stop = [a + n for a, n in zip(start, shape, strict=True)]
-        sizes = image.shape[1:]
-        if all(a >= 0 and b <= n for a, b, n in zip(start, stop, sizes, strict=True)):
-            part = pixels[(slice(None), *map(slice, start, stop))]
-        else:
-            at = [np.arange(a, b) % n for a, b, n in zip(start, stop, sizes, strict=True)]
-            part = pixels[np.ix_(range(image.shape[0]), *at)]
-        return np.array(part)
+        """A (C, *shape) copy from image `i`; what lies outside is found on the other side. Masked
+        pixels have the mean of the others."""
+        image, masked = self._images[i], self.masked(i, start, shape)
+        part = _box(image.pixels(), start, shape)
+        return np.array(part) if masked is None else np.where(masked, image.found.mean, part)
+
+    def masked(self, i: int, start: Sequence[int], shape: Sequence[int]) -> Array | None:
+        """Where that box is masked, (1, *shape) of bool; None where nothing of the image is."""
+        return self._images[i].hidden(lambda a: _box(a, start, shape))
 
     def moments(self) -> tuple[float, float]:
         """(mean, standard deviation) of all pixels, in float64."""
@@ -255,8 +293,12 @@ class Images:
         """Percentiles of a million pixels, as many of each image and evenly spread in it."""
         each, some = max(64, SAMPLE // len(self)), []
         for i in range(len(self)):
-            pixels = self.whole(i).reshape(-1)
-            some.append(pixels[:: -(-pixels.size // each)].astype(np.float64))
+            pixels, image = self.whole(i).reshape(-1), self._images[i]
+            hidden, every = image.hidden(lambda a: a), -(-pixels.size // each)
+            some.append(pixels[::every].astype(np.float64))
+            if hidden is not None:
+                shown = ~np.broadcast_to(hidden, image.shape).reshape(-1)[::every]
+                some[-1] = some[-1][shown] if shown.any() else np.array([image.found.mean])
         return np.percentile(np.concatenate(some), shares)
 
     def describe(self) -> list[tuple[str, Shape, float, float]]:
@@ -264,13 +306,25 @@ class Images:
         return [(i.name, i.shape, i.found.mean, i.found.squares) for i in self._images]
 
 
-def _of_array(array, name):
-    array = host(real_array(as_array(array, name), name, ndim=(2, 3, 4)))
-    shape = (1,) * (4 - array.ndim) + array.shape
-    return _Image(name, shape, array.dtype, lambda: array.reshape(shape))
+def _box(image, start, shape):
+    """A part of (C, Z, Y, X); what lies outside is found on the other side."""
+    stop, sizes = [a + n for a, n in zip(start, shape, strict=True)], image.shape[1:]
+    if all(a >= 0 and b <= n for a, b, n in zip(start, stop, sizes, strict=True)):
+        return image[(slice(None), *map(slice, start, stop))]
+    at = [np.arange(a, b) % n for a, b, n in zip(start, stop, sizes, strict=True)]
+    return image[np.ix_(range(image.shape[0]), *at)]
 
 
-def _of_file(path, axes, argument, cache):
+def _of_array(array, name, mask):
+    pixels, masked = separated(array, mask, name)
+    pixels = host(real_array(pixels, name, ndim=(2, 3, 4)))
+    shape = (1,) * (4 - pixels.ndim) + pixels.shape
+    if masked is not None:
+        masked = masked.reshape(shape).any(axis=0, keepdims=True)
+    return _Image(name, shape, pixels.dtype, lambda: pixels.reshape(shape), masked=masked)
+
+
+def _of_file(path, axes, argument, cache, mask):
     """The images of a TIFF file, one for each time point."""
     layout = tiff.layout(path, argument)
     if layout.dtype.kind not in "uif" or 0 in layout.shape:
@@ -285,9 +339,17 @@ def _of_file(path, axes, argument, cache):
         data = layout.pixels(argument) if layout.offset is not None else cache.get(layout, argument)
         return data.transpose(order).reshape(full)
 
+    masks = [None] * full[0]
+    if isinstance(mask, str):
+        masks = ["nan" if layout.dtype.kind == "f" else None] * full[0]
+    elif mask is not None:
+        mask = as_mask(mask, layout.shape).transpose(order).reshape(full)
+        masks = [m.any(axis=0, keepdims=True) if m.any() else None for m in mask]
     names = [Path(path).name] if full[0] == 1 else [f"{path} [T={t}]" for t in range(full[0])]
     return [
-        _Image(name, tuple(full[1:]), layout.dtype, lambda t=t: pixels()[t], layout.spacing)
+        _Image(
+            name, tuple(full[1:]), layout.dtype, lambda t=t: pixels()[t], layout.spacing, masks[t]
+        )
         for t, name in enumerate(names)
     ]
 

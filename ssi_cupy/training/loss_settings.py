@@ -27,21 +27,23 @@ def losses_for(
     scale: float = 1.0,
     spacing: tuple[float, float, float] | None = None,
     ends: tuple[float, float] | None = None,
+    shown: Array | None = None,
 ) -> Losses:
     """The losses of a recipe in units of the normalised image `y`.
 
     A recipe counts positivity from where the data are 0. Its bounds are those of the normalised
     image or, where that is standardised, parts of the image's range, in which their terms are
-    measured too. That range is `ends`, where `y` is but a part of what is trained on. With
-    ``adaptive``, some settings are multiples of the noise of `y`. With the `spacing` of the pixels,
-    differences along an axis are divided by their distance.
+    measured too. That range is `ends`, where `y` is but a part of what is trained on. `shown` are
+    the pixels of `y` that are not masked, by default all. With ``adaptive``, some settings are
+    multiples of the noise of `y`. With the `spacing` of the pixels, differences along an axis are
+    divided by their distance.
     """
-    losses = recipe.losses
+    losses, shown = recipe.losses, y if shown is None else shown
     if spacing:
         losses = dataclasses.replace(losses, spacing=relative(spacing))
     losses = dataclasses.replace(losses, zero=(losses.zero - offset) / scale)
     if recipe.normalise == "standardise":
-        low, high = ends or (float(y.min()), float(y.max()))
+        low, high = ends or (float(shown.min()), float(shown.max()))
         unit = (high - low) ** (2 if losses.bound_squared else 1)
         losses = dataclasses.replace(
             losses, low=low + losses.low * (high - low), high=low + losses.high * (high - low),
@@ -53,7 +55,7 @@ def losses_for(
     # A photon where hardly any are is no outlier: cut off, the light would not come back.
     delta = losses.delta * noise + PHOTONS * count_step(y)
     return dataclasses.replace(
-        losses, delta=delta, tv=losses.tv * noise, low=_background(y, noise),
+        losses, delta=delta, tv=losses.tv * noise, low=_background(shown, noise),
         high=clipping(y)[1],
     )  # fmt: skip
 

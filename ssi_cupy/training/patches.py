@@ -17,116 +17,28 @@ Everything random is a function of (seed, step, number of the patch in its batch
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from .. import symmetry
-from ..engine.backend import empty, host, is_cupy, log, moved, zeros
+from ..engine.backend import empty, host, is_cupy, moved, namespace, zeros
 from ..engine.checks import InputError
 from ..engine.types import Array, Shape
-from ..masking import StratifiedMask, validation_pixels
+from ..masking import StratifiedMask
 from ..random import WORD_BITS, Stream, philox
 from ..recipes import Recipe
 from ..symmetry import Symmetry
 from ..training.image_sets import Images
+from . import missing
+from .patch_geometry import geometry
 from .units import units_of
 
 VALIDATION_PATCHES = 20  # at least so many are looked at in each validation
 CALIBRATION_PATCHES = 32  # batch norms are calibrated on so many, of a set
 VALIDATION_STEP = 2**31  # the first step of their random numbers: none that a training has
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Sizes along (Z, Y, X), pixels.
-
-    Attributes
-    ----------
-    patch : tuple of int
-        Of what the loss looks at.
-    box : tuple of int
-        Of what is cut out: the patch and its halo, or the whole image along an axis.
-    reach : tuple of int
-        How far the PSF reaches.
-    wrap : bool
-        Whether the other side of the image lies beyond its border.
-    """
-
-    patch: Shape
-    box: Shape
-    reach: Shape
-    wrap: bool = False
-
-    def start(self, at: Sequence[int], shape: Shape) -> Shape:
-        """Where the box of a patch at `at` begins in an image of `shape`."""
-        start = [a - r for a, r in zip(at, self.reach, strict=True)]
-        ends = [n - b for n, b in zip(shape, self.box, strict=True)]
-        whole = [self.wrap and end > 0 for end in ends]  # along the whole axis, nothing is beyond
-        return tuple(
-            s if w else max(0, min(s, end)) for s, end, w in zip(start, ends, whole, strict=True)
-        )
-
-    def inside(self, at: Sequence[int], start: Sequence[int]) -> tuple[slice, ...]:
-        """The patch within its box: three slices."""
-        begin = [a - s for a, s in zip(at, start, strict=True)]
-        return tuple(slice(b, b + p) for b, p in zip(begin, self.patch, strict=True))
-
-
-def geometry(
-    shapes: Sequence[Shape],
-    patch: int,
-    reach: Shape,
-    wrap: bool = False,
-    multiple: Shape = (1, 1, 1),
-) -> tuple[Geometry, list[int]]:
-    """The `Geometry` for images of these shapes, and which of them are large enough for it.
-
-    Parameters
-    ----------
-    shapes : list of (Z, Y, X)
-    patch : int
-        The side that was asked for. Along an axis on which images are smaller, a patch is too.
-    reach : three of int
-    wrap : bool
-    multiple : three of int
-        The box is made one of these where the images have room for it.
-
-    Returns
-    -------
-    Geometry
-    chosen : list of int
-        All, where all are of one size. Otherwise those that a box fits into.
-    """
-    flat = all(shape[0] == 1 for shape in shapes)
-    sides = (1 if flat else patch, patch, patch)
-    if flat:
-        reach = (0, *reach[1:])
-    chosen = list(range(len(shapes)))
-    if len(set(shapes)) > 1:
-        need = [p + 2 * r for p, r in zip(sides, reach, strict=True)]
-        fits = [i for i in chosen if all(n >= m for n, m in zip(shapes[i], need, strict=True))]
-        if fits and len(fits) < len(chosen):
-            few = f"{len(chosen) - len(fits)} of {len(chosen)} images are smaller than a patch"
-            log.warning("%s and the reach of the PSF around it (%s pixels): left out", few,
-                        " x ".join(map(str, need)))  # fmt: skip
-        chosen = fits or chosen
-    least = tuple(min(shapes[i][axis] for i in chosen) for axis in range(3))
-    alike = [len({shapes[i][axis] for i in chosen}) == 1 for axis in range(3)]
-    # Of images of several sizes, a box must leave the larger ones their halo.
-    room = [n if same else n - 2 * r for n, r, same in zip(least, reach, alike, strict=True)]
-    if min(room) < 1:
-        expected = "images larger than twice the reach of the PSF"
-        raise InputError("image", expected, f"{least} (Z, Y, X) and a reach of {reach}")
-    taken = tuple(min(p, n) for p, n in zip(sides, room, strict=True))
-    if taken != sides:
-        log.warning("patches of %s pixels do not fit into the images: %s is what is taken",
-                    " x ".join(map(str, sides)), " x ".join(map(str, taken)))  # fmt: skip
-    box = [min(p + 2 * r, n) for p, r, n in zip(taken, reach, least, strict=True)]
-    up = [-(-b // m) * m for b, m in zip(box, multiple, strict=True)]
-    box = tuple(u if u <= n else b for u, b, n in zip(up, box, least, strict=True))
-    return Geometry(taken, box, tuple(reach), wrap), chosen
 
 
 class Patches:
@@ -138,7 +50,7 @@ class Patches:
     Parameters
     ----------
     image : (1, C, Z, Y, X) array of float32
-        Normalised, on the device of the training.
+        Normalised, on the device of the training; filled where it is masked.
     recipe : Recipe
         Of which ``patch``, ``batch`` and ``validation`` are used.
     reach : three of int
@@ -147,6 +59,8 @@ class Patches:
     symmetries : list of symmetries
     seed : int
     multiple : three of int
+    masked : (1, 1, Z, Y, X) array of bool, on the CPU, optional
+        The pixels of the image that are masked.
 
     Attributes
     ----------
@@ -168,12 +82,14 @@ class Patches:
         seed: int,
         wrap: bool = False,
         multiple: Shape = (1, 1, 1),
+        masked: Array | None = None,
     ) -> None:
         shape = image.shape[2:]
         self.geometry, _ = geometry([shape], recipe.patch, reach, wrap, multiple)
         self.image = self.like = self.home = image
-        self.mean = float(host(image).mean())
-        self.pixels = validation_pixels(image.shape, recipe.validation, seed, like=image)
+        self.mean = float(missing.seen(host(image), masked).mean())
+        self.pixels = missing.validation(image.shape, recipe.validation, seed, masked, like=image)
+        self.masked = masked
         self._begin(recipe, image.shape[1], symmetries, seed)
 
     def _begin(self, recipe, channels, symmetries, seed):
@@ -182,6 +98,9 @@ class Patches:
         square = box[1] == box[2]
         self.symmetries = [transform for transform in symmetries if square or not transform[0]]
         self.checks = -(-VALIDATION_PATCHES // recipe.batch) if recipe.validation else 0
+        self.missing = None
+        if self._any_masked():
+            self.missing = missing.Missing(recipe.batch * math.prod(box), self.like)
 
     # ---- of one image; of many, `ImageSet` has others ----
 
@@ -197,6 +116,13 @@ class Patches:
             self.pixels[0], start, self.shape[2:]
         )
 
+    def _any_masked(self):
+        return self.masked is not None
+
+    def _masked(self, which, start, validating):
+        """Where the box is masked, (1, Z, Y, X)."""
+        return _box(self.masked[0], start, self.shape[2:])
+
     def every(self) -> Iterator[Array]:
         """The whole image in all its symmetries."""
         for transform in self.symmetries:
@@ -204,7 +130,8 @@ class Patches:
 
     def fingerprint(self) -> str:
         """Shape and checksum."""
-        return f"{self.image.shape}, crc {zlib.crc32(host(self.image)):08x}"
+        crc = 0 if self.masked is None else zlib.crc32(self.masked)
+        return f"{self.image.shape}, crc {zlib.crc32(host(self.image), crc):08x}"
 
     # ---- of both ----
 
@@ -238,6 +165,7 @@ class Patches:
         buffers = y, validation, inside
         staged = is_cupy(y) and not is_cupy(self.home)  # one copy of all is faster than many
         places = [np.empty(b.shape, b.dtype) for b in buffers] if staged else buffers
+        masked = np.zeros(inside.shape, bool)
         for i in range(len(y)):
             which, at, transform = self._place(step, i, validating)
             start = self.geometry.start(at, self._size(which, validating))
@@ -247,9 +175,13 @@ class Patches:
                 places, (*self._cut(which, start, validating), patch), strict=True
             ):
                 place[i] = symmetry.apply(part[None], transform)[0]
+            if self.missing is not None:
+                masked[i] = symmetry.apply(self._masked(which, start, validating)[None], transform)
         if staged:
             for buffer, place in zip(buffers, places, strict=True):
                 buffer[...] = moved(place, buffer)
+        if self.missing is not None:
+            self.missing.hide(masked, y, validation, inside)
 
     def _place(self, step, i, validating):
         """(number of the image, place of the patch in it, its transform) of patch `i` of a step."""
@@ -330,15 +262,17 @@ class ImageSet(Patches):
         self.mask = dataclasses.replace(mask, per_channel=False)
         self._begin(recipe, images.shapes[0][0], symmetries, seed)
 
-    def sample(self) -> Array:
-        """Part of a training image, (1, C, Z, Y, X), in the unit of the training: of the first in
-        which there is more than one value."""
+    def sample(self) -> tuple[Array, Array]:
+        """Part of a training image, (1, C, Z, Y, X), in the unit of the training, of the first in
+        which there is more than one value; and its pixels that are not masked."""
         for i in self.parts[0]:
             shape = [min(n, m) for n, m in zip(self.images.shapes[i][1:], SAMPLE, strict=True)]
             found = self._normalised(i, (0, 0, 0), shape)[None]
-            if found.min() < found.max():
+            masked = self.images.masked(i, (0, 0, 0), shape)
+            shown = missing.seen(found, None if masked is None else masked[None])
+            if shown.size and shown.min() < shown.max():
                 break
-        return found
+        return found, shown
 
     def ends(self) -> tuple[float, float]:
         """(least, greatest) of the training images, in the unit of the training."""
@@ -374,10 +308,21 @@ class ImageSet(Patches):
         image = self._normalised(self.parts[validating][which], start, shape)
         return image, zeros((1, *shape), np.uint8)
 
+    def _any_masked(self):
+        return self.images.any_masked
+
+    def _masked(self, which, start, validating):
+        shape = self.shape[2:]
+        found = self.images.masked(self.parts[validating][which], start, shape)
+        return np.zeros((1, *shape), bool) if found is None else found
+
     def check(self, number: int, y: Array, validation: Array, inside: Array) -> None:
         super().check(number, y, validation, inside)
         step = VALIDATION_STEP + number
-        validation[...] = self.mask.draw(self.shape, self.seed, step, step, like=y)
+        hidden = self.mask.draw(self.shape, self.seed, step, step, like=y)
+        if self.missing is not None:  # those are in `validation` alone
+            hidden = namespace(hidden).bitwise_or(hidden, validation)
+        validation[...] = hidden
 
 
 SAMPLE = (64, 512, 512)  # pixels along (Z, Y, X) of an image that stands for the set

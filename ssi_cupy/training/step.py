@@ -35,6 +35,7 @@ from .forward_model import allowed_symmetries, forward_model, margin_of, reach_o
 from .image_sets import Images
 from .inputs import levels_for
 from .loss_settings import losses_for
+from .missing import filled, of_all_channels, seen
 from .network import network_for
 from .patches import VALIDATION_STEP, ImageSet, Patches
 from .units import units_of, voxel
@@ -57,13 +58,20 @@ class Training:
     image : (N, C, Z, Y, X) array, on the CPU, or Images
         One image, or a set of them.
     steps : int
+    masked : (N, C, Z, Y, X) array of bool, on the CPU, optional
+        The pixels of the one image that are masked.
     source : callable
         Makes the source of batches (see `batches.py`) of one whole image, of ``(y, validation=,
-        symmetries=, seed=)``. Where the recipe has a patch, `patches.py` has the sources.
+        symmetries=, seed=, masked=)``. Where the recipe has a patch, `patches.py` has the sources.
     """
 
     def __init__(
-        self, model: Any, image: Array | Images, steps: int, source: Callable[..., Any] = WholeImage
+        self,
+        model: Any,
+        image: Array | Images,
+        steps: int,
+        masked: Array | None = None,
+        source: Callable[..., Any] = WholeImage,
     ) -> None:
         recipe = self.recipe = model.recipe
         self.model, self.steps, self.seed = model, steps, model.seed
@@ -72,13 +80,13 @@ class Training:
             self.symmetries = allowed_symmetries(model.physics, recipe)
         model.symmetries = self.symmetries if recipe.ensemble else [symmetry.IDENTITY]
         if isinstance(image, Images):
-            self.source, y = self._of_many(image)
+            self.source, y, shown = self._of_many(image)
         else:
-            self.source, y = self._of_one(image, source)
+            self.source, y, shown = self._of_one(image, of_all_channels(masked), source)
         self.g = forward_model(model.physics, recipe, y, *model.units)
         spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
         ends = self.source.ends() if isinstance(image, Images) else None
-        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing, ends)
+        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing, ends, shown)
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
         one_channel = (shape[0], 1, *shape[2:])
@@ -95,7 +103,9 @@ class Training:
         model.wiener_levels = []
         if recipe.wiener:
             noise = noise_of(model.physics, y)
-            model.wiener_levels = levels_for(model.physics, recipe.wiener, noise, float(y.var()))
+            model.wiener_levels = levels_for(
+                model.physics, recipe.wiener, noise, float(shown.var())
+            )
         self.inputs = model.inputs
         inputs = self.inputs.channels(shape[1])
         model.net = self.net = network_for(self.batch[0], recipe.network, spacing, inputs)
@@ -119,31 +129,34 @@ class Training:
                      "statistics": self.statistics.copy()}  # fmt: skip
         self.history = []
 
-    def _of_one(self, y, source):
-        """(the source of batches of one image, that image in the unit of the training)."""
+    def _of_one(self, y, masked, source):
+        """(the source of batches of one image, that image in the unit of the training, filled where
+        it is masked; its pixels that are not)."""
         recipe, model = self.recipe, self.model
-        varying(y, "image")
         if recipe.crop:
             side = min(*y.shape[3:], recipe.crop)
-            y = y[..., :side, :side]
-        model.units = offset, scale = units_of(y, recipe.normalise)
-        y = np.ascontiguousarray((y - offset) / scale, dtype=np.float32)
-        y = on_device(y, model.device)
+            y, masked = (a if a is None else a[..., :side, :side] for a in (y, masked))
+        shown = varying(seen(y, masked), "image")
+        model.units = offset, scale = units_of(shown, recipe.normalise)
+        y = np.ascontiguousarray((filled(y, masked) - offset) / scale, dtype=np.float32)
+        shown, y = seen(y, masked), on_device(y, model.device)
         if recipe.patch:
-            return Patches(y, recipe, **self._options()), y
+            return Patches(y, recipe, masked=masked, **self._options()), y, shown
         settings = {
             "validation": recipe.validation,
             "symmetries": self.symmetries,
             "seed": self.seed,
+            "masked": masked,
         }
-        return source(y, **settings), y
+        return source(y, **settings), y, shown
 
     def _of_many(self, images):
-        """(the source of batches of many images, a part of one of them)."""
+        """(the source of batches of many images; as of `_of_one`, of a part of one of them)."""
         like = on_device(np.zeros(1, np.float32), self.model.device)
         source = ImageSet(images, self.recipe, like=like, **self._options())
         self.model.units = source.units
-        return source, on_device(source.sample(), self.model.device)
+        y, shown = source.sample()
+        return source, on_device(y, self.model.device), shown
 
     def _options(self):
         g = self.model.physics
@@ -245,7 +258,11 @@ class Training:
         else:
             seen = fill(y, hidden, alone, seed, draw, mean=self.source.mean)
             seen = fill(seen, counted, recipe.fill, seed, draw, **options)
-        return seen, within(counted, inside), scored
+        return self._with_missing(seen), within(counted, inside), scored
+
+    def _with_missing(self, seen):
+        """What can be seen, shown also where pixels are masked."""
+        return seen if self.source.missing is None else self.source.missing.fill(seen)
 
     def _shown(self, seen):
         """The network's input: what can be seen, its margin, and filtered copies of both."""
@@ -255,7 +272,7 @@ class Training:
         """A batch with its validation pixels hidden and no others; the pixels that are not."""
         alone, options = self._stand_ins()
         shown = fill(y, validation, alone, self.seed, self.numbers["draw"], **options)
-        return shown, within(1 - validation, inside)
+        return self._with_missing(shown), within(1 - validation, inside)
 
     def _stand_ins(self):
         """What validation pixels are filled with, and the options of `fill` for all."""
@@ -300,6 +317,7 @@ class Training:
             options = {"sigma": recipe.fill_sigma, "mean": self.source.mean}
             alone = recipe.validation_fill or recipe.fill
             seen = fill(y, validation, alone, self.seed, VALIDATION_STEP + number, **options)
+            seen = self._with_missing(seen)
             x, _ = unet_forward(
                 self.inputs(seen), self.parameters, net=self.net, statistics=self.statistics
             )

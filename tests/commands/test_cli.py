@@ -317,3 +317,22 @@ def test_the_readme_s_own_model_evens_out_the_light():
     assert flat.shape == image.shape
     before, after = (np.abs(a - sample).mean() for a in (image, flat))
     assert after < before / 2, (before, after)
+
+
+def test_a_mask_of_a_file_or_of_nan(folder):
+    stack, mask = picture(2, 24, 24), np.zeros((24, 24), np.uint8)
+    mask[:6, :9] = 255
+    tiff.write("mask.tif", mask)
+    for name, value in (("a.tif", -9999), ("b.tif", np.nan)):
+        tiff.write(name, np.where(mask, value, stack), "TYX")
+    assert deconvolve("--mask", "mask.tif", image="a.tif", out="1.tif") == 0
+    assert deconvolve("--mask", "nan", image="b.tif", out="2.tif") == 0
+    one, two = (tiff.read(name).data for name in ("1.tif", "2.tif"))
+    np.testing.assert_array_equal(one, two)
+    assert np.isfinite(one).all() and one.shape == stack.shape
+
+
+def test_a_mask_of_another_shape_is_named(folder, capsys):
+    tiff.write("mask.tif", np.zeros((7, 8)))
+    assert deconvolve("--mask", "mask.tif") == 2
+    assert "--mask: expected 'nan', or an array of bool" in capsys.readouterr().err

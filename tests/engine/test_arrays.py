@@ -122,8 +122,23 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("kind", REFUSED)
+MASKED = {kind: REFUSED[kind] for kind in ("masked", "masked ccd")}
+HONOUR_MASKS = ("deconvolve", "denoise", "fit", "predict", "reblur")  # others refuse them by name
+
+
+@pytest.mark.parametrize("name", HONOUR_MASKS)
+@pytest.mark.parametrize("kind", MASKED)
+def test_masks_are_honoured(kind, name):
+    hidden = np.where(IMAGE > np.median(IMAGE), np.float32(1e9), IMAGE)
+    other = np.ma.masked_array(hidden, hidden == 1e9)
+    found = FUNCTIONS[name](MASKED[kind](IMAGE), PSF)
+    np.testing.assert_array_equal(found, FUNCTIONS[name](other, PSF))
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [(k, n) for k in REFUSED for n in FUNCTIONS if not (k in MASKED and n in HONOUR_MASKS)],
+)
 def test_what_is_no_array_of_numbers_is_refused_by_name(kind, name):
     expected = r"^(image|truth|psf)(\[\d\])?: expected .*, got .*"
     with pytest.raises(InputError, match=expected) as caught:
