@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from ..engine.checks import FileError, InputError, OutOfMemory, choice
@@ -24,9 +23,10 @@ from .parser import PROGRAM, parser
 TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
 OPTIONS = (
     "psf recipe steps seed device precision axes spacing psf_spacing mask mode tile_size "
-    "tile_overlap checkpoint resume sigma ndim size out patch"
+    "tile_overlap dtype compression series checkpoint resume sigma ndim size out patch"
 )
-NAN = "nan"  # in the place of a mask's name
+# What may be wrong with one image of several, and right with the others.
+OF_AN_IMAGE = "IN image axes --axes series psf mask spacing --spacing tile_size --output".split()
 TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
 
 
@@ -109,37 +109,69 @@ def _say(message, status):
 def _deconvolve(args):
     from ..restore import deconvolve
 
-    outputs = {"--output": args.output, "--denoised": args.denoised}
-    _restore(args, deconvolve, outputs)
+    return _restore(args, deconvolve, {"--output": args.output, "--denoised": args.denoised})
 
 
 def _denoise(args):
     from ..restore import denoise
 
-    if args.output is None:
-        args.output = Path(args.image).with_name(f"{Path(args.image).stem}_denoised.tif")
-    _restore(args, denoise, {"--output": args.output})
+    return _restore(args, denoise, {"--output": args.output})
 
 
 def _restore(args, function, outputs):
+    """One image, or each of several by itself, with a training of its own."""
+    from . import arguments
+
+    paths, several = arguments.images(args.image)
+    if outputs["--output"] is None:  # of denoise: beside IN
+        each = [{"--output": p.with_name(arguments.target(p, args.dtype, "_denoised"))}
+                for p in paths]  # fmt: skip
+    elif several:
+        each = arguments.folders(outputs, paths, args.dtype)
+    else:
+        each = [outputs]
+    if not several:
+        return _restore_one(args, paths[0], function, each[0])
+    for name in ("checkpoint", "resume", "save_model"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", "a single image", f"{len(paths)}")
+    bad, args.written = [], []  # for whoever interrupts
+    for path, its in zip(paths, each, strict=True):
+        try:
+            _restore_one(args, path, function, its)
+            args.written.append(its["--output"])
+        except (InputError, OutOfMemory) as error:
+            if getattr(error, "argument", "IN") not in OF_AN_IMAGE:
+                raise  # what is wrong with one of the other arguments is so for all
+            bad.append(path)
+            _complain(error, path)
+    print(f"{len(args.written)} of {len(paths)} images restored")
+    return (1 if args.written else 2) if bad else 0
+
+
+def _restore_one(args, path, function, outputs):
     """Read, check all that will be written, train, write."""
     from .. import recipes
     from ..files import formats
+    from . import arguments
 
-    inputs = {"IN": args.image, "--psf": args.psf, "--resume": args.resume}
-    inputs["--mask"] = args.mask if args.mask != NAN else None
+    inputs = {"IN": path, "--psf": args.psf, "--resume": args.resume}
+    inputs["--mask"] = args.mask if args.mask != arguments.NAN else None
     kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
-    for option, path in outputs.items():
-        if path is not None:
-            formats.check_written(path, option)
-    _check_outputs(inputs, outputs | kept)
-    image = formats.read(args.image, "IN")
+    outputs = {option: target for option, target in outputs.items() if target is not None}
+    how = {"dtype": args.dtype, "compression": args.compression}
+    for option, target in outputs.items():
+        formats.check_written(target, option, **how)
+    arguments.check_outputs(inputs, outputs | kept)
+    image = formats.read(path, "IN", args.series)
     psf = formats.read(args.psf, "--psf") if args.psf else None
-    axes = _axes(args.axes or image.axes, image, psf)
-    spacing = _spacing(args.spacing, "--spacing", image, axes)
+    axes = arguments.axes_of(args.axes or image.axes, image, psf)
+    spacing = arguments.spacing_of(args.spacing, "--spacing", image, axes)
+    for option, target in outputs.items():
+        formats.check_written(target, option, **how, axes=axes, shape=image.data.shape)
     options = {
         "axes": axes,
-        "mask": _mask(args.mask, axes),
+        "mask": arguments.mask_of(args.mask, axes),
         "rng": args.seed,
         "device": args.device,
         "precision": args.precision,
@@ -151,27 +183,26 @@ def _restore(args, function, outputs):
         "num_iter": args.steps,
         "full_output": True,
     }
-    if _in_order(spacing, axes):
-        options["spacing"] = _in_order(spacing, axes)
+    if arguments.in_order(spacing, axes):
+        options["spacing"] = arguments.in_order(spacing, axes)
     for name in ("tile_size", "tile_overlap"):
         given = getattr(args, name)
         options[name] = given[0] if given is not None and len(given) == 1 else given
     if args.recipe is not None:
         options["recipe"] = recipes.get(args.recipe)
     if psf is not None:
-        options |= _grids(args, spacing, axes, psf)
+        options |= arguments.grids(args, spacing, axes, psf)
     result = function(image.data, psf.data if psf is not None else None, **options)
 
     results = {"--output": result.restored, "--denoised": result.denoised}
-    if "--denoised" not in outputs:
+    if args.run is _denoise:
         results = {"--output": result.denoised}
-    for option, path in outputs.items():
-        if path is not None:
-            formats.write(path, results[option], axes, spacing, like=image, argument=option)
+    for option, target in outputs.items():
+        formats.write(target, results[option], axes, spacing, like=image, argument=option, **how)
     if args.save_model is not None:
         result.model.save(args.save_model)
     seconds = f"{sum(result.seconds.values()):.0f} s"
-    print(f"{args.output}: {result.steps} steps in {seconds} on {result.device}")
+    print(f"{outputs['--output']}: {result.steps} steps in {seconds} on {result.device}")
 
 
 def _train(args):
@@ -182,6 +213,7 @@ def _train(args):
     from ..inversion import SelfSupervisedInverse
     from ..ops.pad import MODES
     from ..training import image_sets
+    from . import arguments
 
     recipe = recipes.get(args.recipe)
     choice(args.mode, "mode", MODES)
@@ -189,7 +221,7 @@ def _train(args):
         recipe = dataclasses.replace(recipe, patch=args.patch)
     where = [path for given in args.images for path in image_sets.find(given, "IN")]
     kept = {"--output": args.output, "--checkpoint": args.checkpoint}
-    _check_outputs({"IN": where, "--psf": args.psf, "--resume": args.resume}, kept)
+    arguments.check_outputs({"IN": where, "--psf": args.psf, "--resume": args.resume}, kept)
     bad = []
 
     def report(error):
@@ -269,9 +301,9 @@ def _complain(error, path=None):
 
 def _psf(args):
     from ..files import tiff
-    from . import psf
+    from . import arguments, psf
 
-    _check_outputs({}, {"--output": args.output})
+    arguments.check_outputs({}, {"--output": args.output})
     kernel, spacing = psf.made(args)
     tiff.write(args.output, kernel, "ZYX"[-kernel.ndim :], spacing, argument="--output")
 
@@ -287,83 +319,6 @@ def _doctor(args):
     from . import doctor
 
     return doctor.main(args.device)
-
-
-# ---- what the arguments mean ----------------------------------------------------------------
-
-
-def _check_outputs(inputs, outputs):
-    from ..files.atomic import check_writable, same_file
-
-    taken = []
-    for name, paths in inputs.items():
-        taken += [(path, name) for path in (paths if isinstance(paths, list) else [paths]) if path]
-    for name, path in outputs.items():
-        if path is None:
-            continue
-        check_writable(path, name)
-        for used, other in taken:
-            # Going on from a checkpoint and keeping it up to date in the same file is fine.
-            if same_file(used, path) and (other, name) != ("--resume", "--checkpoint"):
-                raise FileError(name, f"another file than {other}", repr(str(path)))
-        taken.append((path, name))
-
-
-def _axes(axes, image, psf):
-    """The letters of the image's axes; what the file leaves open is asked for, not guessed."""
-    unknown = sorted(set(axes) - set("TZCYXS"))
-    if len(unknown) == 1 and "Z" not in axes and psf is not None and psf.data.ndim == 3:
-        return axes.replace(unknown[0], "Z")  # a 3-D PSF fits nothing else
-    if unknown or len(axes) != image.data.ndim or len(set(axes)) != len(axes):
-        expected = f"one letter of T Z C Y X for each axis of shape {image.data.shape}"
-        raise InputError("--axes", f"{expected}, as --axes ZYX", repr(axes))
-    if "S" in axes:  # red, green and blue are channels like others
-        if "C" in axes:
-            raise InputError("--axes", "colour samples or channels, not both", repr(axes))
-        axes = axes.replace("S", "C")
-    return axes
-
-
-def _mask(given, axes):
-    """The mask, with an axis of one pixel for each that the image has and it has not."""
-    from ..files import formats
-
-    if given in (None, NAN):
-        return given
-    mask = formats.read(given, "--mask")
-    letters = mask.axes.replace("S", "C")
-    if not len(set(letters)) == len(letters) or not set(letters) <= set(axes):
-        return mask.data
-    order = [letters.index(a) for a in axes if a in letters]
-    missing = tuple(i for i, a in enumerate(axes) if a not in letters)
-    return np.expand_dims(mask.data.transpose(order), missing)
-
-
-def _spacing(given, option, image, axes):
-    """µm per axis name: what was given, or else what the file says."""
-    if given is None:
-        return image.spacing
-    names = [a for a in axes if a in "ZYX"]
-    sizes = given * len(names) if len(given) == 1 else given
-    if len(sizes) != len(names) or min(sizes) <= 0:
-        expected = f"{len(names)} numbers above zero for {' '.join(names)}, as 0.5,0.1,0.1"
-        raise InputError(option, expected, ",".join(f"{size:g}" for size in given))
-    return dict(zip(names, sizes, strict=True))
-
-
-def _grids(args, spacing, axes, psf):
-    """The PSF's pixel size, where the image's is known too; else it is taken to be on its grid."""
-    psf_axes = "ZYX"[-psf.data.ndim :]
-    psf_spacing = _spacing(args.psf_spacing, "--psf-spacing", psf, psf_axes)
-    sizes, psf_sizes = _in_order(spacing, axes), _in_order(psf_spacing, psf_axes)
-    if args.psf_spacing and not sizes:
-        raise InputError("--spacing", "the image's pixel size, as --psf-spacing is given", "none")
-    return {"psf_spacing": psf_sizes} if sizes and psf_sizes else {}
-
-
-def _in_order(spacing, axes):
-    names = [a for a in axes if a in "ZYX"]
-    return tuple(spacing[a] for a in names) if set(names) <= set(spacing) else None
 
 
 COMMANDS = {

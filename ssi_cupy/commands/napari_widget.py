@@ -61,8 +61,21 @@ def task(
     return None if stop.is_set() else found
 
 
-def RestoreWidget(napari_viewer: Any) -> Any:
-    """The widget, for a viewer of napari."""
+class RestoreWidget:
+    """Makes the widget, a container of magicgui, for a viewer of napari.
+
+    A class, as napari looks at the signature of ``__init__`` for who wants the viewer; a plain one,
+    as this module is imported where there is no magicgui.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        raise NotImplementedError  # what __new__ returns is of another class
+
+    def __new__(cls, napari_viewer: Any) -> Any:
+        return _container(napari_viewer)
+
+
+def _container(napari_viewer):
     from magicgui import widgets
     from napari.layers import Image
     from napari.qt.threading import thread_worker

@@ -40,7 +40,12 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     files = argparse.ArgumentParser(add_help=False, parents=[training])
     add = files.add_argument
-    add("image", metavar="IN", help="TIFF: plain, ImageJ or OME")
+    add("image", nargs="+", metavar="IN", help="a TIFF, PNG, .npy or .zarr; of several, or of a "
+        "folder, each is restored by a training of its own")  # fmt: skip
+    add("--series", type=int, metavar="N", help="which image of IN, from 0 (default: the first)")
+    add("--dtype", default="float32", metavar="NAME",
+        help="of OUT: float32 (default), or as uint16: rounded, cut off, not rescaled")  # fmt: skip
+    add("--compression", metavar="NAME", help="of OUT: zlib (default: none)")
     add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
     add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
     add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
@@ -63,11 +68,17 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     add = command("deconvolve", "Remove blur and noise.", files)
     add("--psf", required=True, metavar="PSF", help="TIFF of the point-spread function")
-    add("-o", "--output", required=True, metavar="OUT", help="TIFF of the restored image")
-    add("--denoised", metavar="OUT", help="TIFF of the denoised, still blurred image")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="the restored image, or a folder for several",
+    )
+    add("--denoised", metavar="OUT", help="the denoised, still blurred image")
 
     add = command("denoise", "Remove noise only.", files)
-    add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside IN")
+    add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside each IN")
     add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
 
     add = command("train", "Train a model on many images.", training)
@@ -105,6 +116,11 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     add = command("doctor", "Say what this machine has, what is missing, how to get it.")
     add("--device", default="auto", metavar="NAME", help="must work for exit status 0: cpu, cuda")
+    try:
+        import shtab
+    except ImportError:  # who wants completions installs it
+        return made
+    shtab.add_argument_to(made, help="print what makes a shell complete the options")
     return made
 
 

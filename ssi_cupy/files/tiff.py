@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import xml.etree.ElementTree as xml
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,18 +16,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.checks import FileError, InputError, path_like
+from ..engine.backend import log
+from ..engine.checks import FileError, InputError, choice, path_like
 from ..engine.types import Array, ArrayLike, PathLike, Shape
 from . import metadata as others
-from . import tiff_claims
+from . import pixels, tiff_claims
 from .atomic import replacing, unwritable
 
 SPATIAL = "ZYX"
 HYPERSTACK = "TZCYX"  # the order in which ImageJ stores its axes
+IMAGEJ_TYPES = ("float32", "uint8", "uint16")
+COMPRESSIONS = (None, "zlib")
 CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels; the rest of 4 GiB is for what describes them
 
 _MICROMETRES = {
-    "pm": 1e-6, "å": 1e-4, "nm": 1e-3, "nanometer": 1e-3,
+    "pm": 1e-6, "å": 1e-4, "nm": 1e-3, "nanometer": 1e-3, "millimeter": 1e3,
     "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
     "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "inch": 25400.0,
 }  # fmt: skip
@@ -62,14 +64,16 @@ class Image:
 # ---- reading --------------------------------------------------------------------------------
 
 
-def read(path: PathLike, argument: str = "path") -> Image:
-    """The first image of a TIFF file.
+def read(path: PathLike, argument: str = "path", series: int | None = None) -> Image:
+    """An image of a TIFF file.
 
     Parameters
     ----------
     path : str or os.PathLike
     argument : str
         What the complaint calls `path`.
+    series : int, optional
+        Which image, from 0, where the file has several; by default the first, and that is said.
 
     Returns
     -------
@@ -80,12 +84,15 @@ def read(path: PathLike, argument: str = "path") -> Image:
     FileError
         If the file is missing, truncated, or no TIFF.
     """
-    with _opened(path, argument) as (file, series):
+    number = series or 0
+    with _opened(path, argument, series) as (file, series):
         data = series.asarray()
         if data.shape != tuple(series.shape) or data.dtype.newbyteorder("=") != series.dtype:
             raise ValueError(f"{data.dtype} of shape {data.shape}, not {series.dtype} of shape "
                              f"{series.shape}")  # fmt: skip
-        return Image(data, series.axes, _spacing(file), _flavour(file), others.of_file(file))
+        data, axes = pixels.of_page(data, series.axes, series.keyframe, file.is_imagej)
+        told = _spacing(file, series, number), _flavour(file), others.of_file(file, number)
+        return Image(data, axes, *told)
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Layout:
         Of what is mapped only the pixels that are looked at are ever in memory.
         """
         if self.offset is None:
-            return read(self.path, argument).data
+            return read(self.path, argument, 0).data
         try:
             options = {"dtype": self.dtype, "mode": "r", "offset": self.offset}
             return np.memmap(self.path, shape=self.shape, **options)
@@ -130,14 +137,17 @@ class Layout:
 def layout(path: PathLike, argument: str = "path") -> Layout:
     """The `Layout` of a TIFF file. Arguments and errors as of `read`."""
     with _opened(path, argument) as (file, series):
-        dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
-        offset = series.dataoffset
-        return Layout(path, series.shape, series.axes, dtype, offset, _spacing(file))
+        if not pixels.changes(series.keyframe, series.axes, file.is_imagej):
+            dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+            offset, spacing = series.dataoffset, _spacing(file, series)
+            return Layout(path, series.shape, series.axes, dtype, offset, spacing)
+    image = read(path, argument, 0)
+    return Layout(path, image.data.shape, image.axes, image.data.dtype, None, image.spacing)
 
 
 @contextmanager
-def _opened(path, argument):
-    """(file, its first image) of a TIFF file that is whole."""
+def _opened(path, argument, number=None):
+    """(file, one of its images) of a TIFF file that is whole."""
     import tifffile
 
     path_like(path, argument)
@@ -147,7 +157,7 @@ def _opened(path, argument):
         with _complaints_of(tifffile) as complaints, tifffile.TiffFile(path) as file:
             if not file.series:
                 raise tifffile.TiffFileError("no image in it")
-            series = file.series[0]
+            series = _chosen(file.series, path, number)
             tiff_claims.check(file, series)
             yield file, series
         if complaints:
@@ -160,7 +170,23 @@ def _opened(path, argument):
         raise _unreadable(path, argument, error) from error
 
 
+def _chosen(series, path, number):
+    if number is None and len(series) > 1:
+        listed = ", ".join(f"{i}: {s.axes} {tuple(s.shape)}" for i, s in enumerate(series[:8]))
+        log.warning("%s has %d images, of which the first is taken (another by series=, or "
+                    "--series): %s", path, len(series), listed)  # fmt: skip
+    number = 0 if number is None else number
+    if not number < len(series):
+        raise FileError("series", f"a number below {len(series)}, as {str(path)!r} has so many",
+                        number)  # fmt: skip
+    return series[number]
+
+
 def _unreadable(path, argument, error):
+    if "imagecodecs" in str(error):
+        got = f"{str(path)!r} ({error})"
+        needs = "a TIFF that is not compressed in this way, or: pip install imagecodecs"
+        return FileError(argument, needs, got)
     return FileError(argument, "a readable TIFF file", f"{str(path)!r} ({error})")
 
 
@@ -186,26 +212,25 @@ def _flavour(file):
     return "ome" if file.is_ome else "imagej" if file.is_imagej else "plain"
 
 
-def _spacing(file):
+def _spacing(file, series, number=0):
     if file.is_ome:
-        found = _ome_spacing(file.ome_metadata)
+        found = _ome_spacing(others.ome_image(file.ome_metadata, number)[1])
     else:
-        found = _resolution_spacing(file.pages[0].tags, file.imagej_metadata or {})
+        found = _resolution_spacing(series.keyframe.tags, file.imagej_metadata or {})
     return {axis: size for axis, size in found.items() if 0 < size < np.inf}
 
 
-def _ome_spacing(metadata):
-    pixels = next(e for e in xml.fromstring(metadata).iter() if e.tag.endswith("}Pixels"))
+def _ome_spacing(pixels):
     found = {}
     for axis in SPATIAL:
-        unit = _micrometres(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        unit = micrometres(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         if unit and (size := pixels.get(f"PhysicalSize{axis}")):
             found[axis] = float(size) * unit
     return found
 
 
 def _resolution_spacing(tags, imagej):
-    unit = _micrometres(imagej.get("unit", ""))
+    unit = micrometres(imagej.get("unit", ""))
     if unit is None:
         code = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 1
         # In a plain file inches are the resolution of a print, not of a microscope.
@@ -222,7 +247,7 @@ def _resolution_spacing(tags, imagej):
     return found
 
 
-def _micrometres(unit):
+def micrometres(unit: str) -> float | None:
     """How many µm a unit is, None if it is not a length."""
     unit = unit.replace(r"\u00B5", "µ").replace("\u03bc", "µ")  # ImageJ's escape; the Greek mu
     return _MICROMETRES.get(unit.strip().lower())
@@ -239,8 +264,10 @@ def write(
     *,
     like: Image | None = None,
     argument: str = "path",
+    dtype: str = "float32",
+    compression: str | None = None,
 ) -> None:
-    """Write float32 pixels, whole or not at all.
+    """Write pixels, whole or not at all.
 
     Parameters
     ----------
@@ -257,13 +284,18 @@ def write(
         hyperstack where its axes allow: a plain file has no room for them.
     argument : str
         What the complaint calls `path`.
+    dtype : str
+        As of `pixels.as_dtype`. ImageJ's files have float32, uint8 and uint16 alone: others are
+        written as OME.
+    compression : {"zlib"}, optional
     """
     import tifffile
 
-    data = np.asarray(data, dtype=np.float32)
+    choice(compression, "compression", COMPRESSIONS)
+    data = pixels.as_dtype(data, dtype)
     axes = _axes_of(data, axes if axes else like.axes if like else None)
     spacing = dict((like.spacing if like else None) or {}) if spacing is None else dict(spacing)
-    data, axes = _samples_as_channels(data, axes)
+    data, axes = samples_as_channels(data, axes)
     flavour = _flavour_for(data, axes, like)
     if flavour == "imagej" or (flavour == "ome" and not axes.endswith("YX")):
         order = "".join(a for a in HYPERSTACK if a in axes)
@@ -272,6 +304,12 @@ def write(
     if like is not None and flavour == like.flavour != "plain":
         kept = {"imagej": others.for_imagej, "ome": others.for_ome}[flavour]
         options["metadata"] = kept(like.metadata, axes, data.shape) | options["metadata"]
+    told = like.metadata if like is not None and flavour == "ome" else {}
+    whole = others.ome_xml(told, axes, data.shape, data.dtype.name, spacing)
+    if whole is not None:
+        options = {"description": whole, "metadata": None}
+    if compression is not None:
+        options["compression"] = compression
     try:
         with replacing(path, argument) as temporary:
             big = data.nbytes > CLASSIC_LIMIT
@@ -287,7 +325,8 @@ def _axes_of(data, axes):
     return axes
 
 
-def _samples_as_channels(data, axes):
+def samples_as_channels(data: Array, axes: str) -> tuple[Array, str]:
+    """Colours as channels, in front of Y."""
     if "S" not in axes or "C" in axes:
         return data, axes
     without = axes.replace("S", "")
@@ -298,7 +337,9 @@ def _samples_as_channels(data, axes):
 def _flavour_for(data, axes, like):
     if not set("YX") <= set(axes) <= set(HYPERSTACK):
         return "plain"
-    if like is not None and like.flavour == "ome" or data.nbytes > CLASSIC_LIMIT:
+    if like is not None and like.flavour == "ome" or data.dtype.name not in IMAGEJ_TYPES:
+        return "ome"
+    if data.nbytes > CLASSIC_LIMIT:
         return "ome"  # ImageJ cannot open a BigTIFF as a hyperstack
     return "imagej"
 

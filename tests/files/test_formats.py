@@ -38,12 +38,14 @@ def test_from_npy_to_npy_on_the_command_line(tmp_path, monkeypatch):
     assert found.dtype == np.float32 and found.shape == PIXELS.shape
 
 
-@pytest.mark.parametrize("name", ["out.png", "out.zarr", "out", "out.jpg"])
+@pytest.mark.parametrize("name", ["out.gif", "out", "out.jpg"])
 def test_what_is_not_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     tiff.write("in.tif", PIXELS)
     assert cli.main(["denoise", "in.tif", "-o", name, "--steps", "2"]) == 2
-    assert "output: expected a name that ends in .tif, .ome.tif or .npy" in capsys.readouterr().err
+    assert (
+        "--output: expected a name that ends in .tif, .ome.tif, .npy, " in capsys.readouterr().err
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["in.tif"]
 
 
