@@ -120,6 +120,13 @@ class SelfSupervisedInverse:
         self.history = []
         self.seconds = {"train": 0.0, "infer": 0.0}
 
+    def __repr__(self) -> str:
+        state = f"trained for {len(self.history)} steps" if self.history else "untrained"
+        if self.parameters is not None and not self.history:
+            state = "trained"  # and read from a file
+        told = f"{self.physics!r}, recipe={self.recipe.name!r}, rng={self.seed}"
+        return f"<SelfSupervisedInverse({told}) on {self.device}, {state}>"
+
     @property
     def inputs(self) -> NetworkInputs:
         """Makes what the network is shown of an image."""

@@ -36,7 +36,19 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+def brief(value: object) -> str:
+    """`repr` of a dataclass without the fields that are as they are by default."""
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    told = [
+        f"{f.name}={brief(mine)}"
+        for f in dataclasses.fields(value)
+        if (mine := getattr(value, f.name)) != f.default
+    ]
+    return f"{type(value).__name__}({', '.join(told)})"
+
+
+@dataclass(frozen=True, repr=False)
 class Recipe(Checked):
     """How a network is trained on an image, and applied to it.
 
@@ -166,6 +178,9 @@ class Recipe(Checked):
     validation: float = checked(real(0, 0.9), 0.1)
     patience: int = checked(whole(0), 0)
     keep_best: bool = checked(flag, True)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -69,6 +69,12 @@ class Restoration:
     steps: int
     device: str
 
+    def __repr__(self) -> str:
+        seconds = f"{sum(self.seconds.values()):.1f} s"
+        return (
+            f"<Restoration of {self.restored.shape}: {self.steps} steps, {seconds}, {self.device}>"
+        )
+
 
 class Settings(TypedDict, total=False):
     """What `deconvolve` and `denoise` take by keyword. For type checkers alone."""

@@ -7,6 +7,7 @@ back at once. Compressed ones are read whole, and the last few are kept.
 from __future__ import annotations
 
 import copy
+import functools
 import glob
 import os
 from collections import OrderedDict
@@ -321,7 +322,8 @@ def _of_array(array, name, mask):
     shape = (1,) * (4 - pixels.ndim) + pixels.shape
     if masked is not None:
         masked = masked.reshape(shape).any(axis=0, keepdims=True)
-    return _Image(name, shape, pixels.dtype, lambda: pixels.reshape(shape), masked=masked)
+    held = functools.partial(np.reshape, pixels, shape)
+    return _Image(name, shape, pixels.dtype, held, masked=masked)
 
 
 def _of_file(path, axes, argument, cache, mask):
@@ -334,11 +336,6 @@ def _of_file(path, axes, argument, cache, mask):
     sizes = dict(zip(letters, layout.shape, strict=True))
     order = [letters.index(a) for a in "TCZYX" if a in letters]
     full = [sizes.get(a, 1) for a in "TCZYX"]
-
-    def pixels():
-        data = layout.pixels(argument) if layout.offset is not None else cache.get(layout, argument)
-        return data.transpose(order).reshape(full)
-
     masks = [None] * full[0]
     if isinstance(mask, str):
         masks = ["nan" if layout.dtype.kind == "f" else None] * full[0]
@@ -346,12 +343,19 @@ def _of_file(path, axes, argument, cache, mask):
         mask = as_mask(mask, layout.shape).transpose(order).reshape(full)
         masks = [m.any(axis=0, keepdims=True) if m.any() else None for m in mask]
     names = [Path(path).name] if full[0] == 1 else [f"{path} [T={t}]" for t in range(full[0])]
-    return [
-        _Image(
-            name, tuple(full[1:]), layout.dtype, lambda t=t: pixels()[t], layout.spacing, masks[t]
-        )
-        for t, name in enumerate(names)
+    frames = [
+        functools.partial(_frame, layout, cache, argument, order, full, t) for t in range(full[0])
     ]
+    return [
+        _Image(name, tuple(full[1:]), layout.dtype, frame, layout.spacing, mask)
+        for name, frame, mask in zip(names, frames, masks, strict=True)
+    ]
+
+
+def _frame(layout, cache, argument, order, full, t):
+    """The pixels of one time point, mapped from the file or cached."""
+    data = layout.pixels(argument) if layout.offset is not None else cache.get(layout, argument)
+    return data.transpose(order).reshape(full)[t]
 
 
 def letters_of(layout: tiff.Layout, axes: str | None = None, argument: str = "image") -> str:
@@ -370,6 +374,9 @@ class _Cache:
 
     def __init__(self, limit=CACHE):
         self.limit, self.size, self.kept = limit, 0, OrderedDict()
+
+    def __reduce__(self):
+        return type(self), (self.limit,)  # without the pixels
 
     def get(self, layout, argument):
         key = str(layout.path)
