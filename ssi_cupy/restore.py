@@ -344,9 +344,10 @@ def _blank(stack, masks, places, others):
     blank = set()
     for place in places:
         name = f"image[{', '.join(map(str, place))}]" if place else "image"
+        y, mask = stack[place], None if masks is None else masks[place]
+        lost = mask is not None and mask.all()
         try:
-            y = stack[place]
-            varying(y if masks is None or masks[place].all() else host(y)[~masks[place]], name)
+            varying(y if mask is None or lost else host(y)[~mask], name)
         except InputError as error:
             frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
             if len(frames) == 1:
@@ -354,7 +355,8 @@ def _blank(stack, masks, places, others):
             blank.add(place)
             if blank.issuperset(frames):
                 raise
-            log.warning("%s is left as it is: expected %s, got %s", name, error.expected, error.got)
+            told = f"left as it is: expected {error.expected}, got {error.got}"
+            log.warning("%s is %s", name, "NaN: all of it is masked" if lost else told)
     return blank
 
 

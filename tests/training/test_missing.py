@@ -349,6 +349,7 @@ def test_a_time_point_that_is_masked_altogether_is_nan(caplog):
     mask[1] = True
     found = deconvolve(movie, PSF, axes="TYX", mask=mask, **QUICK)
     assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2]]).all()
+    assert "image[1] is NaN: all of it is masked" in caplog.text
 
 
 # ---- what it is for ---------------------------------------------------------------------------
