@@ -132,18 +132,15 @@ def write(
 def _with_array(zarr, path, data, compression):
     """A group of Zarr's format 2, which is that of NGFF 0.4, with the array "0" in it."""
     options = {"chunks": (1,) * (data.ndim - 2) + data.shape[-2:]}
-    codec = "compressor" if zarr.__version__.startswith("2.") else "compressors"
     if compression:
         from numcodecs import Zlib
 
-        options[codec] = Zlib()
-    if codec == "compressor":  # zarr-python 2, which knows no other format
-        group = zarr.open_group(path, mode="w")
-        group.create_dataset("0", data=data, dimension_separator="/", **options)
-        return group
+        options["compressors"] = Zlib()
     group = zarr.open_group(path, mode="w", zarr_format=2)
     encoding = {"name": "v2", "separator": "/"}
-    group.create_array("0", data=data, chunk_key_encoding=encoding, **options)
+    array = group.create_array("0", shape=data.shape, dtype=data.dtype, **options,
+                               chunk_key_encoding=encoding)  # fmt: skip
+    array[...] = data
     return group
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from .atomic import replacing, unwritable
 SPATIAL = "ZYX"
 HYPERSTACK = "TZCYX"  # the order in which ImageJ stores its axes
 IMAGEJ_TYPES = ("float32", "uint8", "uint16")
+MOST = 2**32 - 1  # of a number in a TIFF
 COMPRESSIONS = (None, "zlib")
 CLASSIC_LIMIT = 2**32 - 2**25  # bytes of pixels; the rest of 4 GiB is for what describes them
 
@@ -361,7 +363,16 @@ def _imagej(axes, spacing):
 def _resolution(spacing, unit, name):
     if not {"X", "Y"} <= set(spacing):
         return {}
-    return {"resolution": (unit / spacing["X"], unit / spacing["Y"]), "resolutionunit": name}
+    resolution = rational(unit / spacing["X"]), rational(unit / spacing["Y"])
+    return {"resolution": resolution, "resolutionunit": name}
+
+
+def rational(value: float) -> tuple[int, int]:
+    """Numerator and denominator, each of 32 bits. Of a float, a tifffile of before 2026 drops the
+    digits of one where the other is large: a millionth of a pixel's size."""
+    value = min(value, MOST)
+    fraction = Fraction(value).limit_denominator(min(MOST, max(1, int(MOST / value))))
+    return fraction.numerator, fraction.denominator
 
 
 def _ome(axes, spacing):

@@ -62,3 +62,10 @@ def test_the_widget_adds_a_layer_with_scale_and_name(monkeypatch):
     found = viewer.layers[-1]
     assert found.name == "cells restored" and tuple(found.scale) == (0.2, 0.2)
     assert found.data.shape == picture().shape and np.isfinite(found.data).all()
+
+
+def test_napari_sees_that_the_widget_wants_the_viewer():
+    """It gives the viewer to a class whose ``__init__`` has a parameter of this name."""
+    import inspect
+
+    assert "napari_viewer" in inspect.signature(napari_widget.RestoreWidget.__init__).parameters

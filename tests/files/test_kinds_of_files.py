@@ -74,18 +74,18 @@ def png(path, data, axes):
 
 def ome_zarr(version):
     def save(path, data, axes):
-        zarr = pytest.importorskip("zarr", "3" if version == "0.5" else None)
+        zarr = pytest.importorskip("zarr")
         names = axes.lower()
         scale = [SPACING.get(a, 1.0) for a in axes]
         described = [{"name": a, "type": "space", "unit": "micrometer"} for a in names]
         datasets = [{"path": str(i), "coordinateTransformations": [
             {"type": "scale", "scale": [s * 2**i for s in scale]}]} for i in (0, 1)]  # fmt: skip
         told = [{"axes": described, "datasets": datasets, "version": version}]
-        options = {} if zarr.__version__ < "3" else {"zarr_format": 2 if version == "0.4" else 3}
-        group = zarr.open_group(str(path), mode="w", **options)
+        kind = 2 if version == "0.4" else 3
+        group = zarr.open_group(str(path), mode="w", zarr_format=kind)
         for i, part in enumerate((data, data[..., ::2, ::2])):
-            make = group.create_array if zarr.__version__ >= "3" else group.create_dataset
-            make(str(i), shape=part.shape, dtype=part.dtype, chunks=part.shape)[...] = part
+            options = {"shape": part.shape, "dtype": part.dtype, "chunks": part.shape}
+            group.create_array(str(i), **options)[...] = part
         if version == "0.4":
             group.attrs["multiscales"] = told
         else:
@@ -191,6 +191,14 @@ def check_xml(before, after, row):
         warnings.simplefilter("ignore")
         found = from_xml(after)
     assert found.images[0].name == "cells"
+
+
+@pytest.mark.parametrize("size", [0.12, 1 / 3, 0.0731, 5e-4, 123.456, 2e5])
+def test_sizes_of_pixels_are_kept_to_seven_digits(tmp_path, size):
+    for axes, shape in (("YX", (8, 9)), ("QYX", (2, 8, 9))):  # ImageJ's, and in centimetres
+        tiff.write(tmp_path / "a.tif", pixels(*shape), axes, {"Y": size, "X": size})
+        found = tiff.read(tmp_path / "a.tif").spacing
+        assert found["X"] == found["Y"] == pytest.approx(size, rel=1e-7)
 
 
 # ---- what numbers are written -------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """TIFFs: pixels, axes and spacing survive in every flavour; a bad file is said to be one."""
 
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,10 +18,15 @@ def array(*shape, dtype=np.uint16):
     return RNG.integers(0, 200, shape).astype(dtype)
 
 
+def exactly(number):
+    """As two whole numbers: of a float, a tifffile of before 2026 drops digits."""
+    return Fraction(number).limit_denominator(1000).as_integer_ratio()
+
+
 def save_imagej(path, data, axes, unit="um", factor=1.0):
     sizes = {axis: size / factor for axis, size in SPACING.items()}
     metadata = {"axes": axes, "unit": unit} | ({"spacing": sizes["Z"]} if "Z" in axes else {})
-    resolution = (1 / sizes["X"], 1 / sizes["Y"])
+    resolution = exactly(1 / sizes["X"]), exactly(1 / sizes["Y"])
     tifffile.imwrite(path, data, imagej=True, resolution=resolution, metadata=metadata)
 
 
@@ -72,7 +78,7 @@ def test_a_unit_that_is_no_length_is_no_spacing(tmp_path, unit):
 
 
 def test_plain_file_with_centimetres(tmp_path):
-    resolution = (1e4 / SPACING["X"], 1e4 / SPACING["Y"])
+    resolution = exactly(1e4 / SPACING["X"]), exactly(1e4 / SPACING["Y"])
     options = {"resolution": resolution, "resolutionunit": "CENTIMETER", "metadata": None}
     tifffile.imwrite(tmp_path / "in.tif", array(7, 9), **options)
     image = tiff.read(tmp_path / "in.tif")
