@@ -8,14 +8,20 @@ line by line in `--out`, so that the same command goes on where it was stopped. 
 from __future__ import annotations
 
 import argparse
+import collections
+import hashlib
 import json
+import math
 import os
 import random
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +36,16 @@ OPERATORS = [  # what is found, and what is put in its place; spaces keep names 
     (r" && ", " || "), (r"(?<![\w.\[])1(?![\w.\]])", "2"),
 ]  # fmt: skip
 TESTS = {  # of a file, by its path; what is not here has tests/<the same>
-    "ssi_cupy/ops/": "tests/ops", "kernels/": "tests/engine/gpu/test_emulation.py tests/ops",
+    "ssi_cupy/ops/": "tests/ops tests/engine/gpu/test_emulation.py tests/unet",
+    "kernels/": "tests/engine/gpu/test_emulation.py tests/ops",
     "ssi_cupy/losses.py": "tests/test_losses.py", "ssi_cupy/physics.py": "tests/test_physics.py",
     "ssi_cupy/masking.py": "tests/test_masking.py", "ssi_cupy/optim.py": "tests/test_optim.py",
     "ssi_cupy/inference/": "tests/inference tests/test_inversion.py",
     "ssi_cupy/training/patches.py": "tests/training/test_patches.py tests/training/test_sets.py",
 }  # fmt: skip
+
+MEMORY = 8 << 30  # bytes that the tests may have
+MOST = 12  # tests that go first
 
 
 def code_lines(path):
@@ -74,27 +84,86 @@ def put(text, mutant):
     return "\n".join(lines)
 
 
-def killed(folder, mutant, seconds):
-    """Whether the tests of a mutant's file fail with it, or do not end."""
+def killer(folder, mutant, seconds, likely=()):
+    """The test that fails with a mutant in a copy of the repository, or "" if none does.
+
+    Those that killed others of its file, the `likely` ones, go first. The file has its old time
+    afterwards, so that what was compiled of it is still good.
+    """
     path = folder / mutant[0]
-    whole = path.read_text()
+    whole, times = path.read_text(), path.stat()
     path.write_text(put(whole, mutant))
     try:
-        return not pass_(folder, tests_of(mutant[0]), seconds)
+        stages = ([*likely], *([test] for test in tests_of(mutant[0])))
+        return next(
+            filter(None, (failing(folder, tests, seconds) for tests in stages if tests)), ""
+        )
     finally:
         path.write_text(whole)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def pass_(folder, tests, seconds=None):
-    """Whether tests pass in a copy of the repository, in that time."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / ".cache"), "PYTHONPATH": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+def failing(folder, tests, seconds=None):
+    """The first test that fails in a copy of the repository, or "" where all pass.
+
+    What was compiled before is used, and what is compiled now is forgotten. A test that eats the
+    time or the memory fails.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        if (folder / ".compiled").exists():
+            shutil.copytree(folder / ".compiled", cache, copy_function=os.link, dirs_exist_ok=True)
+        return _failing(folder, tests, seconds, cache)
+
+
+def _failing(folder, tests, seconds, cache):
+    (folder / ".tmp").mkdir(exist_ok=True)  # the emulated kernels' libraries are there
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": cache, "TMPDIR": str(folder / ".tmp"), "PYTHONPATH": "",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider"]
     try:
-        done = subprocess.run([*command, *tests], cwd=folder, env=environment,
-                              timeout=seconds, capture_output=True)  # fmt: skip
-        return done.returncode == 0
+        done = subprocess.run([*command, *tests], cwd=folder, env=environment, timeout=seconds,
+                              preexec_fn=_bound, capture_output=True, text=True)  # fmt: skip
     except subprocess.TimeoutExpired:
-        return False
+        return f"{' '.join(tests)} (no end)"
+    if done.returncode in (-signal.SIGTERM, -signal.SIGINT):
+        raise KeyboardInterrupt
+    found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if done.returncode and not found:
+        return f"{' '.join(tests)} (exit {done.returncode})"
+    return found[1] if found else ""
+
+
+def _bound():
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def copied(folder):
+    """Copy the repository, with the times of its files, and compile what its tests need."""
+    for name in ("ssi_cupy", "kernels", "tests", "bench", "pyproject.toml", "README.md"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+    emulator = folder / "tests/emulation/emulator.py"  # compiling costs more than running
+    emulator.write_text(emulator.read_text().replace("-O3", "-O1"))
+
+
+def warm(folder, tests):
+    """Whether tests pass without a mutant; what they compile is kept for those with one."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.glob("[!.]*/**/*")):
+        if path.suffix in (".py", ".cu", ".cuh", ".h"):
+            whole.update(path.read_bytes())
+    known, state = folder / ".sound", whole.hexdigest()
+    sound = json.loads(known.read_text()) if known.exists() else []
+    if [state, tests] not in sound:
+        fails = _failing(folder, tests, None, str(folder / ".compiled"))
+        if fails:
+            return fails
+        known.write_text(json.dumps([*sound, [state, tests]]))
+    return ""
 
 
 def main(arguments):
@@ -104,31 +173,44 @@ def main(arguments):
     parser.add_argument("--seconds", type=float, default=600, help="after which a mutant is killed")
     parser.add_argument("--only", default="", metavar="TEXT", help="files with this in their path")
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--folder", type=Path, help="keeps what was compiled for the next run")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which it stops")
     args = parser.parse_args(arguments)
     everything = [mutant for mutant in mutants() if args.only in mutant[0]]
     drawn = random.Random(args.seed).sample(everything, min(args.number, len(everything)))
     known = {}
     if args.out.exists():
         rows = map(json.loads, args.out.read_text().splitlines())
-        known = {tuple(row["mutant"]): row["killed"] for row in rows}
+        known = {tuple(row["mutant"]): row["by"] for row in rows}
+    end = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name in ("ssi_cupy", "kernels", "tests", "bench", "pyproject.toml", "README.md"):
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
-        sound = set()
+        folder = args.folder or Path(temporary)
+        copied(folder)
         for mutant in drawn:
-            if mutant not in known:
-                tests = tests_of(mutant[0])
-                if not sound >= {*tests} and not pass_(folder, tests):
-                    parser.error(f"{' '.join(tests)} fail without any mutant")
-                sound |= {*tests}
-                known[mutant] = killed(folder, mutant, args.seconds)
-                with args.out.open("a") as file:
-                    file.write(json.dumps({"mutant": mutant, "killed": known[mutant]}) + "\n")
-            if not known[mutant]:
-                name, number, start, old, new = mutant
-                print(f"survives: {name}:{number + 1}:{start}: {old.strip()} → {new.strip()}")
-    dead = sum(known[mutant] for mutant in drawn)
-    print(f"{dead} of {len(drawn)} mutants killed, {100 * dead / max(len(drawn), 1):.1f} %")
+            if mutant in known:
+                continue
+            for test in tests_of(mutant[0]):
+                if time.monotonic() < end and (fails := warm(folder, [test])):
+                    parser.error(f"without any mutant fails {fails}")
+            if time.monotonic() >= end:
+                break
+            began = time.monotonic()
+            known[mutant] = killer(folder, mutant, args.seconds, likely(mutant[0], known))
+            row = {"mutant": mutant, "by": known[mutant], "s": round(time.monotonic() - began, 1)}
+            with args.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    done = [mutant for mutant in drawn if mutant in known]
+    for name, number, start, old, new in (mutant for mutant in done if not known[mutant]):
+        print(f"survives: {name}:{number + 1}:{start}: {old.strip()} → {new.strip()}")
+    dead = sum(bool(known[mutant]) for mutant in done)
+    print(f"{dead} of {len(done)} mutants killed, {100 * dead / max(len(done), 1):.1f} %")
+    if len(done) < len(drawn):
+        print(f"{len(drawn) - len(done)} more to come: the same command again")
     return 0
+
+
+def likely(name, known):
+    """The tests that killed mutants of a file, those of most first."""
+    stem = Path(name).stem
+    found = [by for mutant, by in known.items() if Path(mutant[0]).stem == stem and " (" not in by]
+    return [test for test, _ in collections.Counter(filter(None, found)).most_common(MOST)]
