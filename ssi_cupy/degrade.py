@@ -32,6 +32,8 @@ from .engine.checks import (
 from .engine.types import ArrayLike, Float32Array, Float64Array, Mode
 from .physics import PSFConvolution
 
+MOST = 1e100  # of a noise
+
 
 def normalise(image: ArrayLike) -> Float32Array:
     """Shift and scale an image so that its values span [0, 1].
@@ -50,7 +52,9 @@ def normalise(image: ArrayLike) -> Float32Array:
         If `image` is empty, constant or holds NaN or infinite values.
     """
     image = varying(real_array(as_array(image, "image"), "image"), "image").astype(np.float64)
-    low, high = image.min(), image.max()
+    low, high = float(image.min()), float(image.max())
+    if not high - low < np.inf:
+        raise InputError("image", "a contrast that float64 can hold", f"{low:g} to {high:g}")
     return ((image - low) / (high - low)).astype(np.float32)  # not before: an offset costs digits
 
 
@@ -128,11 +132,11 @@ def degrade(
     InputError
         If an argument cannot be used; the message names it.
     """
-    alpha = number(alpha, "alpha", low=0)
-    sigma = number(sigma, "sigma", low=0)
+    alpha = number(alpha, "alpha", low=0, high=MOST)
+    sigma = number(sigma, "sigma", low=0, high=MOST)
     salt_pepper = number(salt_pepper, "salt_pepper", low=0, high=1)
     if bits is not None:
-        bits = positive_int(bits, "bits")
+        bits = positive_int(bits, "bits", most=1000)
     rng = _generator(rng)
     image = real_array(as_array(image, "image"), "image", ndim=(2, 3))
 

@@ -12,6 +12,8 @@ Both follow Kobayashi et al. (2020), section 3.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .engine.arrays import as_array
@@ -19,6 +21,8 @@ from .engine.checks import DeviceError, InputError, positive, real_array, varyin
 from .engine.types import ArrayLike
 
 BINS = 256
+MOST = 1e300  # of an image's values
+FARTHEST = 1e5  # from 0 that values may lie, in units of their range
 
 
 def psnr(truth: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
@@ -42,7 +46,7 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
     """
     data_range = positive(data_range, "data_range")
     error = rmse(truth, image)
-    return float(20 * np.log10(data_range / error)) if error else float("inf")
+    return 20 * (math.log10(data_range) - math.log10(error)) if error else math.inf
 
 
 def rmse(truth: ArrayLike, image: ArrayLike) -> float:
@@ -51,7 +55,9 @@ def rmse(truth: ArrayLike, image: ArrayLike) -> float:
     Parameters and errors as in `psnr`.
     """
     truth, image = _pair(truth, image)
-    return float(np.sqrt(np.mean(np.subtract(truth, image, dtype=np.float64) ** 2)))
+    difference = np.subtract(truth, image, dtype=np.float64)
+    exponent = _exponent(difference)
+    return math.ldexp(math.sqrt(np.mean(np.ldexp(difference, -exponent) ** 2)), exponent)
 
 
 def ssim(truth: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
@@ -79,12 +85,19 @@ def ssim(truth: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
     """
     truth, image = _pair(truth, image)
     data_range = positive(data_range, "data_range")
+    largest = max(float(np.abs(array).max()) for array in (truth, image))
+    if not largest <= FARTHEST * data_range:  # its variances would be rounding
+        expected = f"at least 1/{FARTHEST:g} of the largest value, {largest:g}"
+        raise InputError("data_range", expected, f"{data_range:g}")
     if min(truth.shape, default=0) < 7:
         raise InputError("truth", "at least 7 pixels along each axis", f"shape {truth.shape}")
     try:
         from skimage.metrics import structural_similarity
     except ImportError:
         raise ImportError("ssim needs scikit-image: pip install ssi-cupy[demo]") from None
+    exponent = math.frexp(data_range)[1]  # it squares squares
+    truth, image = (np.ldexp(array.astype(np.float64), -exponent) for array in (truth, image))
+    data_range = math.ldexp(data_range, -exponent)
     return float(structural_similarity(truth, image, data_range=data_range))
 
 
@@ -110,6 +123,7 @@ def mutual_information(truth: ArrayLike, image: ArrayLike) -> float:
     """
     truth, image = _pair(truth, image)
     varying(truth, "truth")
+    truth, image = map(_near_one, (truth, image))
     joint = np.histogram2d(truth.ravel(), image.ravel(), bins=BINS)[0] / truth.size
     together = _entropy(joint)
     return float((_entropy(joint.sum(0)) + _entropy(joint.sum(1)) - together) / together)
@@ -165,15 +179,31 @@ def scores(truth: ArrayLike, image: ArrayLike, *, data_range: float = 1.0) -> di
 
 
 def _pair(truth, image):
-    """Both as numpy arrays of one shape."""
+    """Both as numpy arrays of one shape, whose values and differences float64 can hold."""
     truth, image = as_array(truth, "truth"), as_array(image, "image")
     truth, image = real_array(truth, "truth"), real_array(image, "image")
     for array, argument in ((truth, "truth"), (image, "image")):
         if not isinstance(array, np.ndarray):
             raise DeviceError(argument, "a numpy array (cupy's .get() makes one)", str(type(array)))
+        if not np.abs(array).max() <= MOST:
+            raise InputError(argument, f"values up to {MOST:g}", f"{np.abs(array).max():g}")
     if truth.shape != image.shape:
         raise InputError("image", f"the shape of truth, {truth.shape}", f"shape {image.shape}")
     return truth, image
+
+
+def _exponent(array):
+    """Of the largest power of two in an array: divided by it, squares neither vanish nor overflow.
+
+    Scaling by powers of two changes no digit.
+    """
+    return math.frexp(float(np.abs(array).max()))[1]
+
+
+def _near_one(array):
+    """The array, or a multiple of it in float64, if its values are as extreme as no image's."""
+    exponent = _exponent(array)
+    return array if abs(exponent) < 100 else np.ldexp(array.astype(np.float64), -exponent)
 
 
 def _entropy(p):
@@ -185,5 +215,5 @@ def _entropy(p):
 def _spectrum(image):
     from scipy.fft import dctn
 
-    image = image.astype(np.float64)
+    image = _near_one(image.astype(np.float64))
     return dctn(image / np.linalg.norm(image))

@@ -48,6 +48,8 @@ def estimate_noise(
     image = checks.varying(image, "image")
     psf = np.ones((1, 1)) if psf is None else as_array(psf, "psf")
     psf = checks.point_spread_function(psf, ndim=(2, 3))
+    checks.representable(float(image.min()), float(image.max()))
+    low, high = checks.bounds(low, high)
     image = np.asarray(image, np.float64)
     image = image if image.ndim == 5 else image.reshape((1, 1, 1, *image.shape)[-5:])
     psf = psf if psf.ndim == 3 else psf[None]

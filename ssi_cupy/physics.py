@@ -199,7 +199,7 @@ class PSFConvolution(_Own):
         psf = psf.astype(np.float64)
         self.mode = checks.choice(mode, "mode", MODES)
         self.method = checks.choice(method, "method", ("auto", "fft", "direct"))
-        psf = psf / psf.sum() if normalise else psf
+        psf = psf / psf.sum() if checks.flag(normalise, "normalise") else psf
         self.psf = np.ascontiguousarray(psf if psf.ndim == 3 else psf[None])
         self._plans = {}
 
@@ -379,6 +379,7 @@ def to_dict(model: object) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> Any:
     """The model that `to_dict` wrote. Values may have become 0-d arrays, as in an npz file."""
+    checks.made_of(dict)(values, "physics")
     values = {k: v.item() if getattr(v, "ndim", None) == 0 else v for k, v in values.items()}
     kind = values.pop("class", None)
     if kind == "Composition":

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .engine.backend import contiguous
-from .engine.checks import InputError, told
+from .engine.checks import InputError, choice, number, real_array, told
 from .engine.types import Array
 
 Symmetry: TypeAlias = tuple[bool, tuple[int, ...]]
@@ -28,7 +28,7 @@ IDENTITY: Symmetry = (False, ())
 def every(ndim: int) -> list[Symmetry]:
     """All rotations and flips of an image: 8 in 2-D, 16 in 3-D (Z is never exchanged: its pixels
     have another size)."""
-    axes = (3, 4) if ndim == 2 else (2, 3, 4)
+    axes = (3, 4) if choice(ndim, "ndim", (2, 3)) == 2 else (2, 3, 4)
     flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
     return [(exchange, f) for exchange in (False, True) for f in flips]
 
@@ -43,6 +43,8 @@ def of_psf(psf: Array, tolerance: float = 1e-3) -> list[Symmetry]:
         The centre is the pixel ``shape // 2``.
     tolerance : float
     """
+    psf = real_array(psf, "psf", ndim=(2, 3))
+    tolerance = number(tolerance, "tolerance", low=0)
     padded = np.pad(psf, [(0, 1 - n % 2) for n in psf.shape])  # the centre in the very middle
     side = max(padded.shape[-2:])
     square = [(0, 0)] * (psf.ndim - 2) + [((side - n) // 2,) * 2 for n in padded.shape[-2:]]

@@ -35,7 +35,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.spl
 BY_THEMSELVES = {3, 4}
 # The same for the files and folders of the engine. Capturing a graph needs the memory plan.
 ENGINE = (
-    "types",
+    "types interrupts",
     "checks",
     "cpu gpu",
     "precision devices",

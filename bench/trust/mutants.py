@@ -72,7 +72,10 @@ def mutants(root=ROOT):
 
 
 def tests_of(name):
-    return next(tests for start, tests in TESTS.items() if name.startswith(start)).split()
+    """The tests that touch a file, those that are called like it first."""
+    tests = next(tests for start, tests in TESTS.items() if name.startswith(start)).split()
+    own = f"tests/ops/test_{Path(name).stem}.py"
+    return [own, *tests] if (ROOT / own).exists() else tests
 
 
 def put(text, mutant):
@@ -119,7 +122,6 @@ def _failing(folder, tests, seconds, cache):
     (folder / ".tmp").mkdir(exist_ok=True)  # the emulated kernels' libraries are there
     environment = os.environ | {
         "NUMBA_CACHE_DIR": cache, "TMPDIR": str(folder / ".tmp"), "PYTHONPATH": "",
-        "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider"]
     try:
@@ -154,7 +156,7 @@ def warm(folder, tests):
     """Whether tests pass without a mutant; what they compile is kept for those with one."""
     whole = hashlib.sha256()
     for path in sorted(folder.glob("[!.]*/**/*")):
-        if path.suffix in (".py", ".cu", ".cuh", ".h"):
+        if path.suffix in (".py", ".cu", ".cuh", ".h") and "bench" not in path.parts:
             whole.update(path.read_bytes())
     known, state = folder / ".sound", whole.hexdigest()
     sound = json.loads(known.read_text()) if known.exists() else []

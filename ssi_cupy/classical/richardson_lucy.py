@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..engine.arrays import any_array
 from ..engine.checks import number, positive_int
+from ..engine.interrupts import Interrupts
 from ..engine.types import ArrayLike, Float32Array, Mode
 from . import shared
 
@@ -101,7 +102,7 @@ def richardson_lucy_tv(
 
 
 def _richardson_lucy(image, psf, num_iter, weight, mode, clip, initial):
-    xp, y, psf = shared.inputs(image, psf, nonnegative=True)
+    xp, y, psf = shared.inputs(image, psf, clip, nonnegative=True)
     num_iter = positive_int(num_iter, "num_iter")
     x = xp.full(y.shape, y.mean()) if initial is None else shared.initial(initial, y)
     # The mirrored PSF is not the adjoint of blur, which would gather the mirrored border onto the
@@ -109,11 +110,13 @@ def _richardson_lucy(image, psf, num_iter, weight, mode, clip, initial):
     blur, back = shared.Blur(psf, mode), shared.Blur(psf[(slice(None, None, -1),) * psf.ndim], mode)
     reach = back(xp.ones_like(y))  # 1, but for "constant": there the border sees less of the data
     floor = 1e-12 * float(y.max())  # the prediction can be 0 only where the data are
-    for _ in range(num_iter):
-        prior = (
-            1 - weight * shared.divergence(shared.directions(shared.gradient(x), floor))
-            if weight
-            else 1
-        )
-        x = x * back(y / xp.maximum(blur(x), floor)) / (reach * prior)
+    with Interrupts() as interrupts:
+        for _ in range(num_iter):
+            interrupts.check()
+            prior = (
+                1 - weight * shared.divergence(shared.directions(shared.gradient(x), floor))
+                if weight
+                else 1
+            )
+            x = x * back(y / xp.maximum(blur(x), floor)) / (reach * prior)
     return shared.result(x, clip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,16 @@ import numpy as np
 
 from ..engine.arrays import as_array
 from ..engine.backend import is_cupy, moved, namespace
-from ..engine.checks import InputError, point_spread_function, positive_int, real_array, varying
+from ..engine.checks import (
+    HIGHEST,
+    InputError,
+    flag,
+    point_spread_function,
+    positive_int,
+    real_array,
+    representable,
+    varying,
+)
 from ..engine.types import Array, ArrayLike, Float32Array, Mode, Shape
 from ..physics import PSFConvolution
 
@@ -120,15 +130,20 @@ def curvature(x: Array, smoothing: float) -> Array:
     return divergence(directions(gradient(x), smoothing))
 
 
-def inputs(image: ArrayLike, psf: ArrayLike, nonnegative: bool = False) -> tuple[Any, Array, Array]:
+def inputs(
+    image: ArrayLike, psf: ArrayLike, clip: bool, nonnegative: bool = False
+) -> tuple[Any, Array, Array]:
     """The namespace, the image and the PSF, checked, float64; the PSF of odd size."""
+    flag(clip, "clip")
     image, psf = as_array(image, "image"), as_array(psf, "psf")
     if is_cupy(image):
         psf = moved(psf, image)  # small, and mostly computed on the CPU
     xp = namespace(image, psf)
     image = varying(real_array(image, "image", ndim=(2, 3)), "image")
-    if nonnegative and float(image.min()) < 0:
-        raise InputError("image", "no value below zero", f"a minimum of {float(image.min()):g}")
+    low, high = float(image.min()), float(image.max())
+    representable(low, high)
+    if nonnegative and low < 0:
+        raise InputError("image", "no value below zero", f"a minimum of {low:g}")
     psf = point_spread_function(psf, ndim=image.ndim)
     # The centre of an even axis is at k // 2. One more zero makes that the middle, so that
     # mirroring the PSF keeps it there.
@@ -142,10 +157,19 @@ def initial(initial: ArrayLike, image: Array) -> Array:
     initial = real_array(initial, "initial")
     if initial.shape != image.shape:
         raise InputError("initial", f"the image's shape {image.shape}", f"shape {initial.shape}")
-    if float(initial.min()) < 0 or not float(initial.max()) > 0:
-        raise InputError("initial", "no value below zero, and one above", "other values")
-    return initial.astype(np.float64)
+    low, high = float(initial.min()), float(initial.max())
+    if low < 0 or not high > 0:
+        raise InputError("initial", "no value below zero, and one above", f"{low:g} to {high:g}")
+    # Which constant it is multiplied by makes no difference: by the power of two that leads to
+    # the image's scale, below which a prediction of it would count as zero.
+    exponent = math.frexp(float(image.max()))[1] - math.frexp(high)[1]
+    return namespace(initial).ldexp(initial.astype(np.float64), exponent)
 
 
 def result(x: Array, clip: bool) -> Float32Array:
-    return (x.clip(0, 1) if clip else x).astype(np.float32)
+    x = x.clip(0, 1) if clip else x
+    largest = float(abs(x).max())
+    if not largest <= HIGHEST:
+        raise InputError("image", "one whose restoration float32 can hold, with these settings",
+                         f"values up to {largest:g}")  # fmt: skip
+    return x.astype(np.float32)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine.arrays import any_array
-from ..engine.checks import number, positive, positive_int
+from ..engine.checks import HIGHEST, number, positive, positive_int
+from ..engine.interrupts import Interrupts
 from ..engine.types import ArrayLike, Float32Array, Mode
 from . import shared
 
@@ -59,21 +60,23 @@ def tv_admm(
     .. [1] S. Boyd et al., "Distributed optimization and statistical learning via the alternating
        direction method of multipliers", Found. Trends Mach. Learn. 3 (2011) 1–122, section 6.4.
     """
-    xp, y, psf = shared.inputs(image, psf)
+    xp, y, psf = shared.inputs(image, psf, clip)
     num_iter, weight = positive_int(num_iter, "num_iter"), number(weight, "weight", low=0)
     rho = positive(rho, "rho")
     fft = shared.Periodic(xp, y, psf, pad)
     back_projected = fft.otf.conj() * fft.forward(fft.extend(y))
     system = xp.maximum(abs(fft.otf) ** 2 + rho * fft.laplacian, 1e-30)
     u = target = [xp.zeros(fft.shape)] * y.ndim  # target = d - u
-    for _ in range(num_iter):
-        pulled = fft.forward(shared.divergence(target, periodic=True))
-        x = fft.inverse((back_projected - rho * pulled) / system)
-        moved = [g + m for g, m in zip(shared.gradient(x, periodic=True), u, strict=True)]
-        length = xp.sqrt(sum(m * m for m in moved))
-        kept = xp.maximum(1 - weight / rho / xp.maximum(length, 1e-30), 0)
-        u = [m - kept * m for m in moved]
-        target = [2 * kept * m - m for m in moved]
+    with Interrupts() as interrupts:
+        for _ in range(num_iter):
+            interrupts.check()
+            pulled = fft.forward(shared.divergence(target, periodic=True))
+            x = fft.inverse((back_projected - rho * pulled) / system)
+            moved = [g + m for g, m in zip(shared.gradient(x, periodic=True), u, strict=True)]
+            length = xp.sqrt(sum(m * m for m in moved))
+            kept = xp.maximum(1 - weight / rho / xp.maximum(length, 1e-30), 0)
+            u = [m - kept * m for m in moved]
+            target = [2 * kept * m - m for m in moved]
     return shared.result(fft.crop(x), clip)
 
 
@@ -119,22 +122,24 @@ def tv_chambolle_pock(
     .. [1] A. Chambolle and T. Pock, "A first-order primal-dual algorithm for convex problems with
        applications to imaging", J. Math. Imaging Vis. 40 (2011) 120–145, Algorithm 1, θ = 1.
     """
-    xp, y, psf = shared.inputs(image, psf)
+    xp, y, psf = shared.inputs(image, psf, clip)
     num_iter, weight = positive_int(num_iter, "num_iter"), number(weight, "weight", low=0)
     blur = shared.Blur(psf, mode)
     step = 1 / np.sqrt(shared.largest_gain(xp, y, psf, blur))
     x = ahead = xp.zeros_like(y)
     p, q = xp.zeros_like(y), [xp.zeros_like(y) for _ in y.shape]
-    for _ in range(num_iter):
-        p = (p + step * (blur(ahead) - y)) / (1 + step)
-        q = [a + step * g for a, g in zip(q, shared.gradient(ahead), strict=True)]
-        if weight:
-            scale = xp.maximum(xp.sqrt(sum(a * a for a in q)) / weight, 1)
-            q = [a / scale for a in q]
-        else:
-            q = [0 * a for a in q]
-        before, x = x, x - step * (blur.adjoint(p) - shared.divergence(q))
-        ahead = 2 * x - before
+    with Interrupts() as interrupts:
+        for _ in range(num_iter):
+            interrupts.check()
+            p = (p + step * (blur(ahead) - y)) / (1 + step)
+            q = [a + step * g for a, g in zip(q, shared.gradient(ahead), strict=True)]
+            if weight:
+                scale = xp.maximum(xp.sqrt(sum(a * a for a in q)) / weight, 1)
+                q = [a / scale for a in q]
+            else:
+                q = [0 * a for a in q]
+            before, x = x, x - step * (blur.adjoint(p) - shared.divergence(q))
+            ahead = 2 * x - before
     return shared.result(x, clip)
 
 
@@ -178,25 +183,27 @@ def tv_conjugate_gradient(
     .. [1] E. Polak and G. Ribière, "Note sur la convergence de méthodes de directions conjuguées",
        Rev. Fr. Inform. Rech. Oper. 3 (1969) 35–43.
     """
-    xp, y, psf = shared.inputs(image, psf)
+    xp, y, psf = shared.inputs(image, psf, clip)
     num_iter, weight = positive_int(num_iter, "num_iter"), number(weight, "weight", low=0)
-    smoothing = positive(smoothing, "smoothing")
+    smoothing = number(smoothing, "smoothing", low=1e-100, high=HIGHEST)
     blur = shared.Blur(psf, mode)
     x = xp.zeros_like(y)
     data_slope = -blur.adjoint(y)
     slope = data_slope  # the TV of 0 has none
     direction = -slope
-    for _ in range(num_iter):
-        descent = -float((direction * slope).sum())
-        curved = blur.adjoint(blur(direction))
-        curvature = float((direction * curved).sum())
-        if curvature <= 0:  # arrived
-            break
-        length = descent / curvature  # backwards, where the direction leads uphill
-        x = x + length * direction
-        data_slope = data_slope + length * curved
-        before = slope
-        slope = data_slope - weight * shared.curvature(x, smoothing)
-        bend = float((slope * (slope - before)).sum()) / float((before * before).sum())
-        direction = -slope + max(bend, 0.0) * direction
+    with Interrupts() as interrupts:
+        for _ in range(num_iter):
+            interrupts.check()
+            descent = -float((direction * slope).sum())
+            curved = blur.adjoint(blur(direction))
+            curvature = float((direction * curved).sum())
+            if curvature <= 0:  # arrived
+                break
+            length = descent / curvature  # backwards, where the direction leads uphill
+            x = x + length * direction
+            data_slope = data_slope + length * curved
+            before = slope
+            slope = data_slope - weight * shared.curvature(x, smoothing)
+            bend = float((slope * (slope - before)).sum()) / float((before * before).sum())
+            direction = -slope + max(bend, 0.0) * direction
     return shared.result(x, clip)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..engine.arrays import any_array, as_array
 from ..engine.backend import namespace
-from ..engine.checks import InputError, number, positive_int, real_array, varying
+from ..engine.checks import InputError, number, positive_int, real_array, representable, varying
 from ..engine.types import ArrayLike, Float32Array, Float64Array
 from . import shared
 
@@ -45,9 +45,9 @@ def wiener(
     .. [1] N. Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
        Wiley, 1949.
     """
-    xp, y, psf = shared.inputs(image, psf)
+    xp, y, psf = shared.inputs(image, psf, clip)
     fft = shared.Periodic(xp, y, psf, pad)
-    if np.ndim(balance) == 0:
+    if not isinstance(balance, (tuple, list)) and not getattr(balance, "ndim", 0):
         noise = number(balance, "balance", low=0) * fft.laplacian**2
     else:
         balance = real_array(as_array(balance, "balance"), "balance", ndim=1)
@@ -86,6 +86,7 @@ def radial_power_spectrum(image: ArrayLike, bins: int = 64) -> Float64Array:
     image = as_array(image, "image")
     xp = namespace(image)
     image = varying(real_array(image, "image"), "image").astype(np.float64)
+    representable(float(image.min()), float(image.max()))
     bins = positive_int(bins, "bins", minimum=2)
     power = abs(xp.fft.rfftn(image - image.mean(), norm="ortho")) ** 2
     step = np.sqrt(image.ndim) / 2 / (bins - 1)

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engine.checks import FileError, InputError, OutOfMemory, choice, path_like
+from ..engine.interrupts import Interrupts
 from ..engine.types import Float32Array, PathLike
 from ..files import tiff
 from ..files.atomic import check_writable, same_file
 from ..training.image_sets import find, letters_of
-from ..training.progress import Interrupts, counted
+from ..training.progress import counted
 
 RESULTS = ("denoised", "restored")
 

@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from .types import Array, ArrayLike, Sizes, Sliceable, T
+from .types import Array, ArrayLike, DTypeLike, Sizes, Sliceable, T
+
+MOST_TOLD = 260  # characters of what came
 
 
 class InputError(ValueError):
     """An argument cannot be used. The message names it, what was expected and what came."""
 
     def __init__(self, argument: str, expected: object, got: object) -> None:
-        # in one line, whatever came
+        got = " ".join(str(got).split())  # in one line, whatever came
+        if len(got) > MOST_TOLD:  # a reason comes last
+            got = f"{got[: MOST_TOLD - 80]} … {got[-80:]}"
         super().__init__(" ".join(f"{argument}: expected {expected}, got {got}".split()))
         self.argument, self.expected, self.got = argument, expected, got
 
@@ -104,6 +108,31 @@ def varying(array: Array, argument: str) -> Array:
     return array
 
 
+HIGHEST = float(np.finfo(np.float32).max) / 8  # of an intensity
+LEAST_STEPS = 16  # of a float, that the contrast of an image spans
+MOST_PIXELS = 2**26  # of a PSF: 0.5 GiB
+
+
+def representable(
+    low: float, high: float, argument: str = "image", dtype: DTypeLike = np.float32
+) -> None:
+    """An `InputError` where float32, which results are in, cannot hold values of `low` to `high`.
+
+    Computing is done in float64, or after scaling in float64, and would not mind an offset of any
+    size; but put back on it the result would be constant, zero or infinite.
+    """
+    dtype = np.dtype(dtype)
+    most, largest, contrast = float(np.finfo(dtype).max) / 8, max(abs(low), abs(high)), high - low
+    if not largest < most or not contrast < most:
+        raise InputError(argument, f"values below {most:.2g}, which {dtype} can hold with room",
+                         f"{low:g} to {high:g}")  # fmt: skip
+    step = float(np.spacing(dtype.type(largest)))
+    if contrast < LEAST_STEPS * step:
+        expected = f"a contrast of at least {LEAST_STEPS} steps of {dtype}, of {step:.2g} each here"
+        raise InputError(argument, f"{expected}: take off an offset, or scale it",
+                         f"{contrast:g} ({low:.9g} to {high:.9g})")  # fmt: skip
+
+
 def choice(value: T, argument: str, options: Iterable[object]) -> T:
     """That of `options` which `value` equals."""
     options = tuple(options)
@@ -175,13 +204,22 @@ def positive(value: Any, argument: str) -> float:
     return value
 
 
-def odd_sizes(size: Sizes, ndim: int) -> list[int]:
-    """`size`, one number or one per axis, as a list of `ndim` odd numbers."""
-    sizes = [size] * ndim if np.ndim(size) == 0 else list(size)
-    if len(sizes) != ndim:
-        raise InputError("size", f"a number, or one for each of {ndim} axes", repr(size))
-    if any(positive_int(n, "size") % 2 == 0 for n in sizes):
-        raise InputError("size", "odd numbers", repr(size))
+def per_axis(value: Any, argument: str, ndim: int, check: Callable) -> tuple[Any, ...]:
+    """``check(v, argument)`` of one value for all axes, or of one for each of `ndim`: a tuple."""
+    many = isinstance(value, (tuple, list, range)) or getattr(value, "ndim", 0) == 1
+    values = tuple(value) if many else (value,) * ndim
+    if len(values) != ndim:
+        raise InputError(argument, f"one value, or one for each of {ndim} axes", told(value))
+    return tuple(check(v, argument) for v in values)
+
+
+def odd_sizes(size: Sizes, ndim: int) -> tuple[int, ...]:
+    """`size`, one number or one per axis, as `ndim` odd numbers; at most `MOST_PIXELS` in all."""
+    sizes = per_axis(size, "size", ndim, positive_int)
+    if any(n % 2 == 0 for n in sizes):
+        raise InputError("size", "odd numbers", told(size))
+    if math.prod(sizes) > MOST_PIXELS:
+        raise InputError("size", f"at most {MOST_PIXELS} pixels", "×".join(map(str, sizes)))
     return sizes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import threading
@@ -53,7 +54,7 @@ def replacing(path: PathLike, argument: str = "path") -> Iterator[Path]:
     Where `path` is a symbolic link, that of the file which it leads to.
     """
     target = _target(path, argument)
-    _sweep(target)
+    _sweep(target.parent)
     temporary = _beside(target)
     try:
         yield temporary
@@ -99,24 +100,25 @@ def _beside(target):
     return target.with_name(_prefix(target) + mine)
 
 
-def _sweep(target):
-    """Remove what runs that were killed left of the same file."""
+SCRAP = re.compile(r"\..{1,24}\.[0-9a-f]{8}\.([0-9a-f]{8})\.(\d+)\.(\d+)\.part", re.DOTALL)
+
+
+def _sweep(folder):
+    """Remove what runs that were killed left in a folder."""
     try:
-        scraps = [n for n in os.listdir(target.parent) if n.startswith(_prefix(target))]
+        names = os.listdir(folder)
     except OSError:
         return
-    for name in scraps:
-        scrap = target.with_name(name)
+    for name in names:
+        found = SCRAP.fullmatch(name) if name.endswith(".part") else None
         try:
-            if _abandoned(scrap, *name[len(_prefix(target)) :].split(".")):
-                scrap.unlink()
-        except (OSError, ValueError, TypeError):
-            continue  # somebody else was quicker, or it is none of ours
+            if found and _abandoned(folder / name, *found.groups()):
+                os.unlink(folder / name)
+        except OSError:
+            continue  # somebody else was quicker
 
 
-def _abandoned(scrap, host, process, thread, ending):
-    if ending != "part":
-        return False
+def _abandoned(scrap, host, process, thread):
     if time.time() - scrap.stat().st_mtime > ABANDONED:
         return True
     if host != _host():

@@ -19,13 +19,13 @@ import numpy as np
 from .. import symmetry
 from ..engine.arrays import by_slices
 from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
-from ..engine.checks import InputError, numbers, real_array
+from ..engine.checks import InputError, numbers, real_array, representable
+from ..engine.interrupts import Interrupts
 from ..engine.precision import Precision
 from ..engine.types import Array, ArrayLike, Sizes, Sliceable
 from ..ops.pad import index_map
 from ..physics import apply
 from ..training.forward_model import margin_of, reach_of, wraps
-from ..training.progress import Interrupts
 from ..training.units import normalised
 from ..unet import Network, unet_forward
 from . import tiling
@@ -79,7 +79,7 @@ def infer(
         restored, unwanted = True, True
     else:
         unwanted = False
-    restored, reblurred = (_output(out, image) for out in (restored, reblurred))
+    restored, reblurred = (_output(out, image, model.units) for out in (restored, reblurred))
     batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
     with Pool(), Precision(model.precision), Interrupts() as interrupts:
         for batch, tile in itertools.product(batches, pieces):
@@ -93,7 +93,6 @@ def infer(
             del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiling.release(array)
-        interrupts.check()
     if not by_tile:
         x = moved(np.ascontiguousarray(host(_part(restored)[...]), np.float32), model.parameters)
         _part(reblurred)[...] = moved(apply(model.physics, x), reblurred)
@@ -188,7 +187,7 @@ def _network(model, y):
     return x / len(model.symmetries) * scale + offset
 
 
-def _output(out, image):
+def _output(out, image, units):
     """An array to write to: the caller's own, or a new one on the device of the image."""
     if out is False:
         return None
@@ -201,6 +200,8 @@ def _output(out, image):
         raise InputError("out", expected, type(out).__name__)
     if out.dtype.kind != "f":
         raise InputError("out", "floating-point numbers", str(out.dtype))
+    if out.dtype.itemsize < 4:  # float32 holds what the model was trained on
+        representable(*sorted((units[0], units[0] + units[1])), "out", out.dtype)
     if tuple(out.shape) != tuple(image.shape):
         raise InputError("out", f"the image's shape {tuple(image.shape)}", f"{out.shape}")
     both = isinstance(out, np.ndarray) and isinstance(image, np.ndarray)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.backend import moved
-from ..engine.checks import InputError, positive_int
+from ..engine.checks import InputError, per_axis, several, whole
 from ..engine.types import Array, Float32Array, Shape, Sizes
 
 MOST = 2 << 30  # bytes: larger tiles save nothing worth having
@@ -128,21 +128,14 @@ def tiles(
     InputError
         Where a setting is not one for each axis, or more than half the overlap is blind.
     """
-    n = len(shape)
+    shape = several(whole())(shape, "shape")
     given = {"tile_size": tile_size, "tile_overlap": tile_overlap, "step": step, "blind": blind}
-    settings = [_each(value, n) for value in given.values()]
-    for name, values in zip(given, settings, strict=True):
-        least = 1 if name in ("tile_size", "step") else 0
-        for value in values:
-            positive_int(value, name, minimum=least)
-        if len(values) != n:
-            raise InputError(name, f"a whole number, or one for each of {n} axes", repr(values))
+    settings = [
+        per_axis(value, name, len(shape), whole(1 if name in ("tile_size", "step") else 0))
+        for name, value in given.items()
+    ]
     axes = [_cut(*axis) for axis in zip(shape, *settings, strict=True)]
     return [Tile(*zip(*pieces, strict=True)) for pieces in itertools.product(*axes)]
-
-
-def _each(value, n):
-    return tuple(value) if hasattr(value, "__len__") else (value,) * n
 
 
 def _cut(size, tile, overlap, step, blind):
@@ -197,10 +190,7 @@ def sizes(tile_size: Sizes | None, tile_overlap: Sizes | None, shape: Shape) -> 
     found = []
     for value, name, least in ((tile_size, "tile_size", 1), (tile_overlap, "tile_overlap", 0)):
         if value is not None:
-            if hasattr(value, "__len__") and len(value) != len(shape):
-                expected = f"a whole number, or one for each of {', '.join(names)}"
-                raise InputError(name, expected, repr(value))
-            value = tuple(positive_int(v, name, minimum=least) for v in _each(value, len(shape)))
+            value = per_axis(value, name, len(shape), whole(least))
         found.append(value)
     if None not in found:
         for tile, overlap, size, name in zip(*found, shape, names, strict=True):

@@ -11,7 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engine.checks import InputError, number, odd_sizes, positive_int
+from ..engine.checks import (
+    MOST_PIXELS,
+    InputError,
+    odd_sizes,
+    per_axis,
+    positive_int,
+    real,
+    told,
+)
 from ..engine.types import Float64Array, Sizes, Spacing
 from .measured import Preparation, prepare
 from .modalities import confocal, light_sheet, spinning_disk, two_photon
@@ -46,15 +54,16 @@ def gaussian(sigma: Spacing, *, ndim: int = 2, size: Sizes | None = None) -> Flo
     InputError
         If an argument cannot be used; the message names it.
     """
-    sigmas = [sigma] * positive_int(ndim, "ndim") if np.ndim(sigma) == 0 else list(sigma)
-    if not sigmas:
-        raise InputError("sigma", "a number, or one per axis", repr(sigma))
-    sigmas = [number(s, "sigma", low=0) for s in sigmas]
+    many = isinstance(sigma, (tuple, list)) or getattr(sigma, "ndim", 0) == 1
+    ndim = len(sigma) if many else positive_int(ndim, "ndim", most=32)
+    if not 1 <= ndim <= 32:
+        raise InputError("sigma", "a number, or one per axis", told(sigma))
+    sigmas = per_axis(sigma, "sigma", ndim, real(0, MOST_PIXELS))
     if size is None:
         size = [2 * int(np.ceil(4 * s)) + 1 for s in sigmas]
     psf = np.ones(())
     for s, n in zip(sigmas, odd_sizes(size, len(sigmas)), strict=True):
         r = np.arange(n) - n // 2
-        line = np.exp(-((r / s) ** 2) / 2) if s > 0 else (r == 0).astype(np.float64)
+        line = np.exp(-((r / s) ** 2) / 2) if s > 1e-9 else (r == 0).astype(np.float64)
         psf = np.multiply.outer(psf, line / line.sum())
     return psf / psf.sum()

@@ -15,8 +15,10 @@ from ..engine.checks import (
     flag,
     number,
     odd_sizes,
+    per_axis,
     positive,
     real_array,
+    representable,
     varying,
 )
 from ..engine.types import ArrayLike, Float64Array, Sizes, Spacing
@@ -117,13 +119,18 @@ def prepare(
     """
     psf = real_array(host(as_array(psf, "psf")), "psf", ndim=(2, 3))
     psf = varying(psf, "psf").astype(np.float64)
+    representable(float(psf.min()), float(psf.max()), "psf")
     if (psf_spacing is None) != (spacing is None):
         missing = "psf_spacing" if psf_spacing is None else "spacing"
         raise InputError(missing, "both psf_spacing and spacing, or neither", "None")
     ratio = np.ones(psf.ndim)
     if spacing is not None:
-        spacing = _per_axis(spacing, "spacing", psf.ndim)
-        ratio = np.array(spacing) / _per_axis(psf_spacing, "psf_spacing", psf.ndim)
+        spacing = per_axis(spacing, "spacing", psf.ndim, positive)
+        own = per_axis(psf_spacing, "psf_spacing", psf.ndim, positive)
+        ratio = np.array([image_s / s for image_s, s in zip(spacing, own, strict=True)])
+        if not 1e-3 < ratio.min() <= ratio.max() < 1e3:
+            expected = "sizes of 1/1000 to 1000 times psf_spacing"
+            raise InputError("spacing", expected, f"{ratio.min():.3g} to {ratio.max():.3g}")
     measured = looks_measured(psf) if measured is None else flag(measured, "measured")
     centre = measured if centre is None else flag(centre, "centre")
     crop = measured if crop is None else flag(crop, "crop")
@@ -258,10 +265,3 @@ def _shell(shape):
     mask = np.ones(shape, bool)
     mask[tuple(slice(1, -1) if n > 2 else slice(None) for n in shape)] = False
     return mask
-
-
-def _per_axis(values, argument, ndim):
-    values = [values] * ndim if np.ndim(values) == 0 else list(values)
-    if len(values) != ndim:
-        raise InputError(argument, f"a number, or one for each of {ndim} axes", repr(values))
-    return tuple(positive(v, argument) for v in values)

@@ -33,6 +33,7 @@ from .optics import Lens, Optics, lens_of, on_grid
 
 AIRY = 1.22  # wavelengths over NA: the diameter of Airy's first dark ring
 FINE = 5  # parts of a pixel's side, each in a pinhole or not
+WIDEST = 500  # pixels, of a pinhole's radius
 RINGS = 3  # of neighbouring pinholes whose light is counted
 
 
@@ -181,7 +182,9 @@ def _lenses(function, ex_wvl, optics):
 def _disc(pinhole, lens, dxy):
     """A pinhole on the grid: of each pixel the share that lies inside; sum 1."""
     radius = number(pinhole, "pinhole", low=0) * AIRY * lens.wvl / lens.NA / 2
-    reach = int(np.ceil(radius / positive(dxy, "dxy")))
+    if not radius / positive(dxy, "dxy") <= WIDEST:
+        raise InputError("pinhole", f"a radius of at most {WIDEST} pixels", f"{radius:.3g} µm")
+    reach = int(np.ceil(radius / dxy))
     fine = (np.arange((2 * reach + 1) * FINE) + 0.5) / FINE - reach - 0.5
     inside = np.add.outer(fine**2, fine**2) <= max(radius / dxy, 0.5 / FINE) ** 2
     disc = inside.reshape(2 * reach + 1, FINE, 2 * reach + 1, FINE).sum(axis=(1, 3))

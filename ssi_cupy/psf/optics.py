@@ -27,13 +27,19 @@ from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 
+from ..engine.arrays import as_array
 from ..engine.backend import log
-from ..engine.checks import InputError, choice, number, positive, positive_int
+from ..engine.checks import InputError, choice, number, positive_int, real, real_array
 from ..engine.types import ArrayLike, Float64Array
 from . import vectorial
 
 MODELS = ("scalar", "vectorial")
 CUT = 0.05  # of the light: where the pixels miss more than that, it is told
+
+HIGHEST = 10  # of refractive indices
+FARTHEST = 1e9  # µm, that anything measures
+STEEPEST = 5000  # rad: the fit takes its third power of time, by then minutes
+MOST_PLANES = 10_000  # among which the focus is sought, in depths of focus
 
 
 class Optics(TypedDict):
@@ -106,6 +112,9 @@ def gibson_lanni(
         If an argument cannot be used; the message names it.
     """
     layers = _layers(NA, wvl, ni, ns, ni0, ng, ng0, tg, tg0, ti0, pz)
+    z, r = real_array(as_array(z, "z"), "z", ndim=1), real_array(as_array(r, "r"), "r")
+    if not np.abs(r).max() < FARTHEST:
+        raise InputError("r", f"distances below {FARTHEST:g} µm", f"{np.abs(r).max():g}")
     return _intensity(r, z, layers.NA, layers.wvl, layers.path)
 
 
@@ -255,6 +264,9 @@ class _Layers:
         # Between the foci of the innermost and of the outer rays. The very last ones are few, and
         # may run along a layer without ever coming to a focus.
         edge = [self._ray_focus(s) for s in (0.0, 0.9 * self.NA**2)]
+        if not np.ptp(edge) <= MOST_PLANES * depth:
+            expected = f"foci of inner and outer rays within {MOST_PLANES} depths of focus"
+            raise InputError("optics", expected, f"{np.ptp(edge):.3g} µm, of {depth:.3g} µm each")
         z = np.arange(min(edge) - depth, max(edge) + depth, depth / 8)
 
         def dimness(z):
@@ -273,11 +285,11 @@ class _Layers:
 def _layers(NA, wvl, ni, ns=None, ni0=None, ng=1.5, ng0=None, tg=170, tg0=None, ti0=150, pz=0):
     NA, wvl, ni = _aperture(NA, wvl, ni)
     index = {
-        name: number(default if n is None else n, name, low=1)
+        name: number(default if n is None else n, name, low=1, high=HIGHEST)
         for name, n, default in (("ns", ns, ni), ("ni0", ni0, ni), ("ng", ng, 0), ("ng0", ng0, ng))
     }
     thickness = {
-        name: number(default if t is None else t, name, low=0)
+        name: number(default if t is None else t, name, low=0, high=FARTHEST)
         for name, t, default in (("tg", tg, 0), ("tg0", tg0, tg), ("ti0", ti0, 0), ("pz", pz, 0))
     }
     fixed = (
@@ -291,8 +303,8 @@ def _layers(NA, wvl, ni, ns=None, ni0=None, ng=1.5, ng0=None, tg=170, tg0=None, 
 
 
 def _aperture(NA, wvl, ni):
-    ni, wvl = number(ni, "ni", low=1), positive(wvl, "wvl")
-    NA = positive(NA, "NA")
+    ni, wvl = number(ni, "ni", low=1, high=HIGHEST), number(wvl, "wvl", low=1e-6, high=1e6)
+    NA = number(NA, "NA", low=1e-6)
     if NA >= ni:
         raise InputError("NA", f"a number below ni = {ni:g}", f"{NA:g}")
     return NA, wvl, ni
@@ -307,9 +319,9 @@ def on_grid(shape: Sequence[int], dxy: float, dz: float | None, z: float, lens: 
         raise InputError("shape", "(Z, Y, X) or (Y, X)", repr(shape)) from None
     if len(shape) not in (2, 3):
         raise InputError("shape", "(Z, Y, X) or (Y, X)", repr(shape))
-    dxy, z = positive(dxy, "dxy"), number(z, "z")
+    dxy, z = real(0, FARTHEST, above=True)(dxy, "dxy"), number(z, "z", low=-FARTHEST, high=FARTHEST)
     if len(shape) == 3:
-        z = z + (np.arange(shape[0]) - shape[0] // 2) * positive(dz, "dz")
+        z = z + (np.arange(shape[0]) - shape[0] // 2) * real(0, FARTHEST, above=True)(dz, "dz")
     y, x = (np.arange(n) - n // 2 - a / dxy for n, a in zip(shape[-2:], away, strict=True))
     # Many pixels are equally far from the axis: compute each distance once.
     squares, inverse = np.unique(np.add.outer(y * y, x * x), return_inverse=True)
@@ -333,6 +345,9 @@ def _intensity(r, z, NA, wvl, path):
     probe = np.linspace(0, 1, 17)
     ends = np.array([[z.min()], [z.max()]])
     steepest = np.abs(np.diff(k * path((NA * probe) ** 2, ends), axis=1)).max() * 16
+    if not steepest <= STEEPEST:
+        expected = f"planes and layers whose path bends by at most {STEEPEST} rad across the pupil"
+        raise InputError("z", expected, f"{steepest:.3g} rad")
     spacing = 2.0  # of the frequencies σ. At π the J₀ were a basis of [0, 1]; closer, a frame
     terms = int(np.ceil((1.1 * steepest + 60) / spacing))
     sigma = spacing * (np.arange(terms) + 1 / 3)

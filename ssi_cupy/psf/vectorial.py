@@ -31,8 +31,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.checks import InputError
 from ..engine.types import ArrayLike, Float64Array
 
+STEEPEST = 10_000  # rad: by then a plane takes minutes
 NODES = 80  # of the integral, and as many more as the phase has quarters of a wave
 
 
@@ -68,6 +70,9 @@ def intensity(
     ends = np.array([[z.min()], [z.max()]])
     steps = np.abs(np.diff(k * path((NA * np.linspace(0, 1, 33)) ** 2, ends), axis=1))
     phase = steps.sum(axis=1).max() + k * NA * r.max(initial=0)
+    if not phase <= STEEPEST:
+        expected = f"planes, layers and distances whose phase turns by at most {STEEPEST} rad"
+        raise InputError("z", expected, f"{phase:.3g} rad")
     sines, amplitudes, _ = _integrands(NODES + int(2 * phase / np.pi), NA, indices)
     rays = np.exp(1j * k * (path(sines**2, z[:, None]) - path(0.0, z[:, None])))
     b = k * np.multiply.outer(sines, r.ravel())

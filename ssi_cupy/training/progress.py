@@ -1,4 +1,4 @@
-"""The progress bar of a training; Ctrl-C that waits for the end of a step, or is not lost."""
+"""The progress bar of a training; Ctrl-C that waits for the end of a step."""
 
 from __future__ import annotations
 
@@ -18,37 +18,6 @@ def counted(files: Any, what: str, show: bool = True) -> Iterator:
 
     with tqdm(files, desc=what, unit="file", dynamic_ncols=True, leave=False) as bar:
         yield from bar
-
-
-class Interrupts:
-    """Ctrl-C as ever; and where what it raised was lost in a callback or a finaliser of some
-    library, which report it and go on, the next `check` raises it again.
-
-    >>> with Interrupts() as interrupts:
-    ...     for tile in range(3):
-    ...         interrupts.check()
-    """
-
-    def __enter__(self) -> Any:
-        self.seen, self._before = False, None
-        if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if before is signal.default_int_handler:  # else it is somebody's own, who knows
-                self._before = signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
-        if self.seen:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _interrupt(self, number, frame):
-        self.seen = True
-        raise KeyboardInterrupt
 
 
 class Progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engine.checks import InputError
+from ..engine.checks import InputError, representable
 from ..engine.types import Array, DTypeLike, Spacing
 from .image_sets import Images
 
@@ -20,7 +20,7 @@ def units_of(y: Array | Images, normalise: str) -> tuple[float, float]:
     low, high = y.ends() if many else (float(y.min()), float(y.max()))
     if low == high:
         raise InputError("image", "an image with more than one value", f"the constant {low:g}")
-    check_range(low, high)
+    representable(low, high)
     if normalise == "standardise":
         return y.moments() if many else (float(y.mean()), float(y.std()))
     if normalise == "percentile":
@@ -33,32 +33,14 @@ def units_of(y: Array | Images, normalise: str) -> tuple[float, float]:
     return low, high - low
 
 
-HIGHEST = float(np.finfo(np.float32).max) / 8  # of an intensity, and of a contrast
-LEAST_STEPS = 16  # of float32, that the contrast of an image spans
-
-
-def check_range(low: float, high: float, argument: str = "image") -> None:
-    """An `InputError` where float32, which the result is in, cannot hold an image's values.
-
-    Scaling is done in float64, so the training would not mind an offset of any size; but put back
-    on it the result would be constant, zero or infinite.
-    """
-    largest, contrast = max(abs(low), abs(high)), high - low
-    if not largest < HIGHEST or not contrast < HIGHEST:
-        raise InputError(argument, f"values below {HIGHEST:.2g}, which float32 can hold with room",
-                         f"{low:g} to {high:g}")  # fmt: skip
-    step = float(np.spacing(np.float32(largest)))
-    if contrast < LEAST_STEPS * step:
-        expected = f"a contrast of at least {LEAST_STEPS} steps of float32, of {step:.2g} each here"
-        raise InputError(argument, f"{expected}: take off an offset, or scale it",
-                         f"{contrast:g} ({low:.9g} to {high:.9g})")  # fmt: skip
+FARTHEST = 1e12  # contrasts from the training's that values may lie
 
 
 def normalised(y: Array, offset: float, scale: float, dtype: DTypeLike = np.float32) -> Array:
-    """(y − offset) / scale, in float64, as `dtype`; an `InputError` where that cannot hold it."""
+    """(y − offset) / scale, in float64, as `dtype`; an `InputError` for an image of other units."""
     with np.errstate(over="ignore"):
         found = ((y - offset) / scale).astype(dtype)
-    if not np.isfinite(found).all():
+    if not (abs(found.max()) < FARTHEST and abs(found.min()) < FARTHEST):  # nor is NaN
         raise InputError("image", "values like those that the model was trained on",
                          f"{float(y.min()):g} to {float(y.max()):g}")  # fmt: skip
     return found

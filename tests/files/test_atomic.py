@@ -106,6 +106,10 @@ def test_scraps_of_killed_runs_are_cleared_away_and_no_others(tmp_path):
         "none of ours": "a.b.c.d",
     }
     scraps = {k: target.with_name(atomic._prefix(target) + n) for k, n in names.items()}
+    elsewhere = tmp_path / "of.another\nname.tif"  # by the same run
+    scraps["killed over another file"] = elsewhere.with_name(
+        atomic._prefix(elsewhere) + names["killed"]
+    )
     other = tmp_path / ".other.part"
     for path in (*scraps.values(), other):
         path.write_bytes(b"x")

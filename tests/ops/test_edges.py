@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from running import emulated
-from ssi_cupy.ops.norm import batch_norm
+from ssi_cupy.ops.loss_terms import bound, invariance, masked_loss
+from ssi_cupy.ops.norm import batch_affine, batch_norm
 from ssi_cupy.ops.pointwise import clamp, relu
 from ssi_cupy.ops.pool import max_pool
 from ssi_cupy.ops.total_variation import total_variation
@@ -90,3 +91,106 @@ def test_a_flat_image_has_the_variation_of_its_eps_and_no_gradient(where):
     with where():
         y, gx = gradient(total_variation, np.full((1, 1, 1, 9, 10), 2.0), eps=0.25)
     assert float(y) == pytest.approx(0.25) and not gx.any()
+
+
+@both
+@pytest.mark.parametrize("eps", [1e-3, 0.25])
+def test_the_variation_of_one_step_is_what_its_equation_says(where, eps):
+    """√(1 + eps²) at the pixel before the step, and eps at the five others."""
+    x = np.zeros((1, 1, 1, 1, 6))
+    x[..., 4:] = 1
+    with where():
+        y, gx = gradient(total_variation, x, eps=eps)
+    length = np.sqrt(1 + eps**2)
+    assert float(y) == pytest.approx((length + 5 * eps) / 6, rel=1e-14)
+    assert np.allclose(gx.ravel(), np.array([0, 0, 0, -1, 1, 0]) / length / 6, atol=1e-15)
+
+
+@both
+def test_what_a_running_average_is_given_is_the_unbiased_variance(where):
+    x = np.random.default_rng(0).normal(size=(2, 3, 1, 2, 2)) + 5
+    into = np.full((1, 8), np.nan)
+    with where():
+        batch_affine(x, np.ones(3), np.zeros(3), into=into, at=1)
+    axes = (0, 2, 3, 4)
+    assert np.allclose(into[0, 1:4], x.mean(axes), rtol=1e-14)
+    assert np.allclose(into[0, 4:7], x.var(axes, ddof=1), rtol=1e-12)
+    assert np.isnan(into[0, [0, 7]]).all()  # what lies beside it is left alone
+    one = np.full((1, 3, 1, 1, 1), 2.0)
+    with where():
+        batch_affine(one, np.ones(3), np.zeros(3), into=into, at=1)
+    assert into[0, 1:7].tolist() == [2, 2, 2, 0, 0, 0]  # of a single value: none
+
+
+@both
+def test_sums_whose_variance_is_below_zero_by_rounding_are_those_of_a_constant(where):
+    x = np.full((1, 1, 1, 2, 2), 3.0)
+    mean = 1 + 1e-3
+    squares = mean * mean * (1 - 1e-4)  # as far off as no rounding is: −1e-4, ten times eps
+    moments = 4 * np.array([[[mean], [squares]]])
+    into = np.zeros((1, 2))
+    with where():
+        normed = batch_affine(
+            x, np.ones(1), np.zeros(1), moments=moments, pivot=np.full(1, 2.0), into=into
+        )
+    assert normed.found[0, 0] == 2 + mean and into[0, 1] == 0
+    assert normed.found[1, 0] == pytest.approx(1 / np.sqrt(1e-5), rel=1e-14)
+
+
+@both
+@pytest.mark.parametrize("kind", ["l2", "l1", "huber"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_counted_may_be_anything_and_what_is_counted_is_not_lost(where, kind, value):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 1, 2, 1, 5, 7))
+    mask = (rng.random((1, 1, 1, 5, 7)) < 0.5).astype(np.uint8)
+    hole = np.where(mask == 0, value, x)
+    fields = {"kind": kind, "delta": 0.5, "normalise": "masked"}
+
+    def loss(x, mask):
+        with where():
+            return gradient(lambda x: masked_loss(x, y, mask, **fields), x)
+
+    (whole, gx), (same, same_gx) = loss(x, mask), loss(hole, mask)
+    assert whole == same and np.array_equal(gx, same_gx)
+    assert not same_gx[np.broadcast_to(mask == 0, x.shape)].any()
+    broken, at = x.copy(), tuple(np.argwhere(np.broadcast_to(mask, x.shape))[0])
+    broken[at] = value
+    lost, lost_gx = loss(broken, mask)
+    assert not np.isfinite(lost) and (np.isnan(value) <= np.isnan(lost_gx[at]))
+
+
+@both
+def test_the_bounds_of_a_loss_belong_to_what_is_inside_and_nan_does_not(where):
+    x = np.array([-0.5, 0.0, 0.5, 1.0, 1.5]).reshape(1, 1, 1, 1, 5)
+    with where():
+        y, gx = gradient(bound, x, low=0.0, high=1.0)
+        lost, _ = gradient(bound, np.where(x == 0.5, np.nan, x), low=0.0, high=1.0)
+        flat, at_kink = gradient(
+            lambda x: masked_loss(x, 0.5 + 0 * x.value, np.ones(x.value.shape, np.uint8),
+                                  kind="huber", delta=0.5), x)  # fmt: skip
+    assert float(y) == pytest.approx(0.2) and (5 * gx.ravel()).tolist() == [-1, 0, 0, 0, 1]
+    assert np.isnan(lost)
+    assert np.allclose(5 * at_kink.ravel(), [-0.5, -0.5, 0, 0.5, 0.5], rtol=1e-15)
+    assert float(flat) == pytest.approx((2 * 0.5 * (1 - 0.25) + 2 * 0.125) / 5)
+
+
+@both
+def test_two_outputs_that_are_one_and_an_empty_mask_have_no_gradient_that_is_nan(where):
+    x = np.random.default_rng(0).normal(size=(1, 2, 1, 3, 4))
+    for y, mask in ((x.copy(), np.ones), (x + 1, np.zeros)):
+        with where():
+            loss, gx = gradient(lambda x: invariance(x, y, mask(y.shape, np.uint8)), x)  # noqa: B023
+        assert float(loss) == 0 and not gx.any()
+
+
+@both
+@pytest.mark.parametrize("window", [(1, 2, 2), (2, 2, 2), (1, 3, 2)])
+def test_nan_is_never_the_largest_but_of_a_window_of_nothing_else(where, window):
+    """A maximum that NaN could lose itself in would hide a training that has diverged."""
+    size = tuple(2 * n for n in window)
+    x = np.random.default_rng(0).normal(size=(1, 1, *size))
+    x[0, 0, : window[0], : window[1], : window[2]] = np.nan
+    with where():
+        y, _ = gradient(max_pool, x, window=window)
+    assert np.isnan(y[0, 0, 0, 0, 0]) and np.isnan(y).sum() == 1
