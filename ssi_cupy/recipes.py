@@ -21,6 +21,7 @@ from .engine.checks import (
     real,
     several,
     text,
+    told,
     whole,
 )  # fmt: skip
 from .losses import Losses
@@ -337,5 +338,5 @@ def get(name: Recipe | str) -> Recipe:
     if isinstance(name, Recipe):
         return name
     if not isinstance(name, str) or name.lower() not in _ALL:
-        raise InputError("recipe", "a Recipe or one of " + ", ".join(_ALL), repr(name))
+        raise InputError("recipe", "a Recipe or one of " + ", ".join(_ALL), told(name))
     return _ALL[name.lower()]

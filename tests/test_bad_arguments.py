@@ -37,6 +37,7 @@ ARRAYS = [
     RAMP.astype(np.longdouble), RAMP.view([("a", float)]), np.broadcast_to(0.5, (24, 20)),
 ]  # fmt: skip
 NASTY = NUMBERS + OTHERS + ARRAYS
+OF_ARRAYS = {"image", "psf", "truth", "initial", "balance", "r", "z", "sigma", "rng", "values"}
 LARGE = 200  # counts and sizes beyond are right, and take their time
 
 image, psf = picture().astype(np.float64), PSF
@@ -57,12 +58,12 @@ CALLS = {
     metrics.spectral_mutual_information: {"truth": image, "image": image**2},
     psfs.gaussian: {"sigma": 1.0},
     psfs.prepare: {"psf": np.pad(np.ones((3, 3)), 8), "spacing": 0.2, "psf_spacing": 0.1},
-    psfs.born_wolf: {"shape": (9, 9), "dxy": 0.1, **optics},
-    psfs.microscope: {"shape": (3, 9, 9), "dxy": 0.1, "dz": 0.2, **optics},
-    psfs.confocal: {"shape": (9, 9), "dxy": 0.1, "ex_wvl": 0.48, **optics},
-    psfs.spinning_disk: {"shape": (9, 9), "dxy": 0.1, "ex_wvl": 0.48, "pitch": 5.0, **optics},
-    psfs.two_photon: {"shape": (9, 9), "dxy": 0.1, **optics},
-    psfs.light_sheet: {"shape": (3, 9, 9), "dxy": 0.1, "dz": 0.3, "sheet": 3.0, **optics},
+    psfs.born_wolf: {"shape": (5, 6), "dxy": 0.1, **optics},
+    psfs.microscope: {"shape": (3, 4, 5), "dxy": 0.1, "dz": 0.2, **optics},
+    psfs.confocal: {"shape": (3, 4), "dxy": 0.1, "ex_wvl": 0.48, **optics},
+    psfs.spinning_disk: {"shape": (3, 4), "dxy": 0.1, "ex_wvl": 0.48, "pitch": 2.0, **optics},
+    psfs.two_photon: {"shape": (5, 6), "dxy": 0.1, **optics},
+    psfs.light_sheet: {"shape": (3, 4, 5), "dxy": 0.1, "dz": 0.3, "sheet": 3.0, **optics},
     psfs.gibson_lanni: {"r": np.arange(4.0), "z": np.arange(3.0), **optics},
     degrade.normalise: {"image": image}, degrade.blur: {"image": image, "psf": psf},
     degrade.degrade: {"image": image, "psf": psf},
@@ -106,7 +107,7 @@ def finite(found):
 @pytest.mark.parametrize("function, name", PAIRS, ids=lambda of: getattr(of, "__name__", of))
 def test_a_bad_argument_is_named_or_the_result_is_right(function, name):
     wrong = []
-    for value in NASTY:
+    for value in NASTY if name in OF_ARRAYS else NUMBERS + OTHERS + ARRAYS[:8]:
         if huge(value) and name in ("num_iter", "bins", "pad", "size", "shape", "ndim", "sigma"):
             continue
         try:

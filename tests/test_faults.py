@@ -79,10 +79,9 @@ def test_classical_methods_do_the_same_in_other_units_or_refuse_by_name(name):
             classically(name, change(image))
     plain = classically(name, image)
     for scale in (1e-30, 1e30):
-        options = {}
-        if name.startswith("tv_"):  # a weight is in the image's units
-            weight = inspect.signature(getattr(classical, name)).parameters["weight"].default
-            options = {"weight": weight * scale}
+        defaults = inspect.signature(getattr(classical, name)).parameters
+        own = {"weight", "smoothing"} & set(defaults) if name.startswith("tv_") else ()
+        options = {key: defaults[key].default * scale for key in own}  # in the image's units
         other = classically(name, image * scale, **options)
         assert np.abs(other / scale - plain).max() <= 1e-4 * np.abs(plain).max()
     for start in (image + 0.1, (image + 0.1) * 1e-300, (image + 0.1) * 1e300):

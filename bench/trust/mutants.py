@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,17 +36,27 @@ OPERATORS = [  # what is found, and what is put in its place; spaces keep names 
     (r"\bmin\(", "max("), (r"\bmax\(", "min("), (r" \+= ", " = "), (r" and ", " or "),
     (r" && ", " || "), (r"(?<![\w.\[])1(?![\w.\]])", "2"),
 ]  # fmt: skip
-TESTS = {  # of a file, by its path; what is not here has tests/<the same>
-    "ssi_cupy/ops/": "tests/ops tests/engine/gpu/test_emulation.py tests/unet",
-    "kernels/": "tests/engine/gpu/test_emulation.py tests/ops",
+EMULATED = "tests/engine/gpu/test_emulation.py"
+TESTS = {  # of a file, by its path
+    "ssi_cupy/ops/": f"tests/ops {EMULATED} tests/unet", "kernels/": f"{EMULATED} tests/ops",
     "ssi_cupy/losses.py": "tests/test_losses.py", "ssi_cupy/physics.py": "tests/test_physics.py",
     "ssi_cupy/masking.py": "tests/test_masking.py", "ssi_cupy/optim.py": "tests/test_optim.py",
     "ssi_cupy/inference/": "tests/inference tests/test_inversion.py",
     "ssi_cupy/training/patches.py": "tests/training/test_patches.py tests/training/test_sets.py",
 }  # fmt: skip
+NAMED = {  # what the names of tests say that are about an op or a kernel: these go first
+    "add": "add", "conv": "conv", "conv_tiling": "conv", "packed_weights": "conv", "norm": "norm",
+    "direct_convolution": "direct", "fft_convolution": "fft", "gradcheck": "check",
+    "loss_terms": "masked or invariance or bound or positivity or weighted or counted",
+    "masking": "masks_and_fills", "optim": "optimiser", "pad": "pad or crop or branch",
+    "pointwise": "clamp or relu or sensor", "pool": "pool or window",
+    "strided": "strided or transposed or join", "total_variation": "variation or continuity",
+    "upsample": "upsample or concat",
+}  # fmt: skip
 
 MEMORY = 8 << 30  # bytes that the tests may have
 MOST = 12  # tests that go first
+NONE_CHOSEN = 5  # what pytest returns then
 
 
 def code_lines(path):
@@ -71,11 +82,17 @@ def mutants(root=ROOT):
     return found
 
 
-def tests_of(name):
-    """The tests that touch a file, those that are called like it first."""
+def stages(name):
+    """The arguments of pytest for the tests that touch a file, one after the other: those that are
+    called like it, and then all."""
     tests = next(tests for start, tests in TESTS.items() if name.startswith(start)).split()
-    own = f"tests/ops/test_{Path(name).stem}.py"
-    return [own, *tests] if (ROOT / own).exists() else tests
+    stem, first = Path(name).stem, []
+    own = f"tests/ops/test_{stem}.py"
+    if (ROOT / own).exists():
+        first.append([own])
+    elif stem in NAMED and "tests/ops" in tests:
+        first.append([*tests[:2], "-k", NAMED[stem]])
+    return [*first, *([test] for test in tests)]
 
 
 def put(text, mutant):
@@ -97,10 +114,8 @@ def killer(folder, mutant, seconds, likely=()):
     whole, times = path.read_text(), path.stat()
     path.write_text(put(whole, mutant))
     try:
-        stages = ([*likely], *([test] for test in tests_of(mutant[0])))
-        return next(
-            filter(None, (failing(folder, tests, seconds) for tests in stages if tests)), ""
-        )
+        every = [[*likely], *stages(mutant[0])]
+        return next(filter(None, (failing(folder, tests, seconds) for tests in every if tests)), "")
     finally:
         path.write_text(whole)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -124,21 +139,24 @@ def _failing(folder, tests, seconds, cache):
         "NUMBA_CACHE_DIR": cache, "TMPDIR": str(folder / ".tmp"), "PYTHONPATH": "",
     }  # fmt: skip
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider"]
+    options = {"cwd": folder, "env": environment, "preexec_fn": partial(_bound, seconds)}
     try:
-        done = subprocess.run([*command, *tests], cwd=folder, env=environment, timeout=seconds,
-                              preexec_fn=_bound, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run([*command, *tests], timeout=seconds and 20 * seconds,
+                              capture_output=True, text=True, **options)  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"{' '.join(tests)} (no end)"
     if done.returncode in (-signal.SIGTERM, -signal.SIGINT):
         raise KeyboardInterrupt
     found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    if done.returncode and not found:
+    if done.returncode not in (0, NONE_CHOSEN) and not found:
         return f"{' '.join(tests)} (exit {done.returncode})"
     return found[1] if found else ""
 
 
-def _bound():
+def _bound(seconds):
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if seconds:  # of its own work, however busy the machine is
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
 
 
 def copied(folder):
@@ -172,7 +190,12 @@ def main(arguments):
     parser = argparse.ArgumentParser("python -m bench mutants", description=__doc__)
     parser.add_argument("--number", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=600, help="after which a mutant is killed")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=600,
+        help="of work of one stage, after which a mutant is killed",
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="files with this in their path")
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--folder", type=Path, help="keeps what was compiled for the next run")
@@ -191,8 +214,8 @@ def main(arguments):
         for mutant in drawn:
             if mutant in known:
                 continue
-            for test in tests_of(mutant[0]):
-                if time.monotonic() < end and (fails := warm(folder, [test])):
+            for tests in stages(mutant[0]):
+                if time.monotonic() < end and (fails := warm(folder, tests)):
                     parser.error(f"without any mutant fails {fails}")
             if time.monotonic() >= end:
                 break

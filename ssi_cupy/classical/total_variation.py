@@ -74,7 +74,7 @@ def tv_admm(
             x = fft.inverse((back_projected - rho * pulled) / system)
             moved = [g + m for g, m in zip(shared.gradient(x, periodic=True), u, strict=True)]
             length = xp.sqrt(sum(m * m for m in moved))
-            kept = xp.maximum(1 - weight / rho / xp.maximum(length, 1e-30), 0)
+            kept = xp.maximum(1 - weight / rho / xp.maximum(length, 1e-300), 0)
             u = [m - kept * m for m in moved]
             target = [2 * kept * m - m for m in moved]
     return shared.result(fft.crop(x), clip)

@@ -27,9 +27,9 @@ from typing import Unpack
 
 import numpy as np
 
-from ..engine.checks import InputError, number, positive
+from ..engine.checks import InputError, number, positive, told
 from ..engine.types import Float64Array
-from .optics import Lens, Optics, lens_of, on_grid
+from .optics import Lens, Optics, grid_shape, lens_of, on_grid
 
 AIRY = 1.22  # wavelengths over NA: the diameter of Airy's first dark ring
 FINE = 5  # parts of a pixel's side, each in a pinhole or not
@@ -102,7 +102,7 @@ def spinning_disk(
     from scipy.signal import convolve
 
     excitation, emission = _lenses("spinning_disk", ex_wvl, optics)
-    disc, pitch = _disc(pinhole, emission, dxy), positive(pitch, "pitch")
+    disc, pitch = _disc(pinhole, emission, dxy), number(pitch, "pitch", low=1e-6, high=1e6)
     disc = convolve(disc, disc)
     lattice = pitch * np.arange(-RINGS, RINGS + 1)
     light = sum(_through(shape, dxy, dz, z, excitation, disc, (y, x))
@@ -158,17 +158,19 @@ def light_sheet(
     numpy.ndarray, `shape`, float64, sum 1
     """
     lens = lens_of("light_sheet", **optics)
-    if np.ndim(shape) != 1 or len(shape) != 3:
-        raise InputError("shape", "(Z, Y, X)", repr(shape))
-    beam = (sheet_NA, ex_wvl)
-    if (sheet is None) == (beam == (None, None)) or (sheet is None and None in beam):
-        raise InputError("sheet", "a thickness, or else sheet_NA and ex_wvl", repr((sheet, *beam)))
+    shape = grid_shape(shape, least=3)
+    beam = [value is not None for value in (sheet_NA, ex_wvl)]
+    if any(beam) != all(beam) or all(beam) == (sheet is not None):
+        got = told((sheet, sheet_NA, ex_wvl))
+        raise InputError("sheet", "a thickness, or else sheet_NA and ex_wvl", got)
     if sheet is None:
         waist = positive(ex_wvl, "ex_wvl") / (np.pi * positive(sheet_NA, "sheet_NA"))
         sheet = waist * np.sqrt(2 * np.log(2))
     detection = on_grid(shape, dxy, dz, z, lens)
     heights = number(z, "z") + dz * (np.arange(shape[0]) - shape[0] // 2)
     profile = np.exp(-4 * np.log(2) * (heights / positive(sheet, "sheet")) ** 2)
+    if not profile.sum() > 0:
+        raise InputError("z", "planes that the sheet lights", f"{heights.min():g} µm and farther")
     return _whole(profile[:, None, None] * detection)
 
 
@@ -195,7 +197,7 @@ def _through(shape, dxy, dz, z, lens: Lens, disc, away=(0.0, 0.0)):
     """The intensity convolved with a pinhole, of which the rim is not cut off."""
     from scipy.signal import fftconvolve
 
-    more = len(disc) - 1
+    more, shape = len(disc) - 1, grid_shape(shape)
     wide = (*shape[:-2], *(n + more for n in shape[-2:]))
     found = on_grid(wide, dxy, dz, z, lens, away)
     disc = disc.reshape((1,) * (found.ndim - 2) + disc.shape)

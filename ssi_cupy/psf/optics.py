@@ -20,6 +20,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ import numpy as np
 
 from ..engine.arrays import as_array
 from ..engine.backend import log
-from ..engine.checks import InputError, choice, number, positive_int, real, real_array
+from ..engine.checks import InputError, choice, number, positive_int, real, real_array, told
 from ..engine.types import ArrayLike, Float64Array
 from . import vectorial
 
@@ -39,6 +40,7 @@ CUT = 0.05  # of the light: where the pixels miss more than that, it is told
 HIGHEST = 10  # of refractive indices
 FARTHEST = 1e9  # µm, that anything measures
 STEEPEST = 5000  # rad: the fit takes its third power of time, by then minutes
+MOST_VOXELS = 2**31  # 16 GiB
 MOST_PLANES = 10_000  # among which the focus is sought, in depths of focus
 
 
@@ -310,15 +312,22 @@ def _aperture(NA, wvl, ni):
     return NA, wvl, ni
 
 
+def grid_shape(shape: Sequence[int], least: int = 2) -> tuple[int, ...]:
+    """`shape` as two or three whole numbers; with `least` 3, three."""
+    names = "(Z, Y, X) or (Y, X)" if least == 2 else "(Z, Y, X)"
+    try:
+        found = tuple(positive_int(n, "shape") for n in shape)
+    except TypeError:
+        found = ()
+    if not least <= len(found) <= 3 or math.prod(found) > MOST_VOXELS:
+        raise InputError("shape", f"{names}, at most {MOST_VOXELS} pixels", told(shape))
+    return found
+
+
 def on_grid(shape: Sequence[int], dxy: float, dz: float | None, z: float, lens: Lens,
             away: tuple[float, float] = (0.0, 0.0)) -> Float64Array:  # fmt: skip
     """The intensity of a lens at the centres of pixels, with its axis `away` (y, x), µm."""
-    try:
-        shape = tuple(positive_int(n, "shape") for n in shape)
-    except TypeError:
-        raise InputError("shape", "(Z, Y, X) or (Y, X)", repr(shape)) from None
-    if len(shape) not in (2, 3):
-        raise InputError("shape", "(Z, Y, X) or (Y, X)", repr(shape))
+    shape = grid_shape(shape)
     dxy, z = real(0, FARTHEST, above=True)(dxy, "dxy"), number(z, "z", low=-FARTHEST, high=FARTHEST)
     if len(shape) == 3:
         z = z + (np.arange(shape[0]) - shape[0] // 2) * real(0, FARTHEST, above=True)(dz, "dz")

@@ -12,7 +12,7 @@ from ssi_cupy.physics import PSFConvolution
 from ssi_cupy.training import patches
 from ssi_cupy.training.forward_model import reach_of
 from ssi_cupy.training.image_sets import gather
-from ssi_cupy.training.patches import ImageSet, Patches, geometry
+from ssi_cupy.training.patches import ImageSet, Patches, geometry, held_out
 from ssi_cupy.training.units import units_of
 
 RNG = np.random.default_rng(0)
@@ -219,3 +219,12 @@ def test_units_of_a_set(normalise):
         assert (low, low + scale) == pytest.approx(tuple(ends))
     with pytest.raises(InputError, match="constant"):
         units_of(gather([np.ones((20, 20))] * 2), normalise)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.999, 1.0])
+def test_of_all_images_at_least_one_is_held_out_and_one_is_not(count, share):
+    found = held_out(count, share, seed=3)
+    assert found <= set(range(count)) and 1 <= len(found) <= count - 1
+    assert len(found) == min(max(round(share * count), 1), count - 1)
+    assert held_out(count, 0.0, seed=3) == set()
