@@ -74,6 +74,7 @@ CALLS = {
     physics.PSFConvolution: {"psf": psf}, physics.Clamp: {},
     physics.SensorResponse: {"noise": 0.1}, physics.from_dict: {"values": {"kind": "identity"}},
 }  # fmt: skip
+FAR = ("z", "dz", "pz", "tg", "tg0", "ti0", "pitch")  # µm
 OPTICS = ("NA", "wvl", "ni", "ns", "ni0", "ng", "ng0", "tg", "tg0", "ti0", "pz")
 PAIRS = [(f, name) for f in CALLS for name in inspect.signature(f).parameters if name != "optics"]
 PAIRS += [(psfs.microscope, name) for name in OPTICS]
@@ -108,6 +109,8 @@ def finite(found):
 def test_a_bad_argument_is_named_or_the_result_is_right(function, name):
     wrong = []
     for value in NASTY if name in OF_ARRAYS else NUMBERS + OTHERS + ARRAYS[:8]:
+        if name in FAR and isinstance(value, np.uint8):
+            continue  # right, and slow
         if huge(value) and name in ("num_iter", "bins", "pad", "size", "shape", "ndim", "sigma"):
             continue
         try:
