@@ -12,6 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from ssi_cupy.engine.backend import set_num_threads
+from ssi_cupy.engine.cpu.llvm import registers
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -79,6 +80,46 @@ def described(machine):
     )
 
 
+ISA = {  # what tells both sides to use no more than that: us and BLAS, then PyTorch
+    "avx2": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "",
+        "OPENBLAS_CORETYPE": "Haswell",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "sse4": {
+        "NUMBA_CPU_NAME": "nehalem",
+        "NUMBA_CPU_FEATURES": "",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    },
+}
+
+
+def use_isa(name):
+    """Have both sides use no more than these instructions, in this process and its children."""
+    if name is None:
+        return
+    if {"numba", "torch"} & set(sys.modules):
+        raise RuntimeError("--isa comes too late: numba or PyTorch is loaded already")
+    os.environ.update(ISA[name])
+
+
+def vectors():
+    """The vector registers that our loops are compiled for, and what PyTorch says it uses."""
+    import torch
+
+    ours = registers()
+    found = {"ours": f"{8 * ours.bytes} bits, {ours.number} registers"}
+    found["torch"] = torch.backends.cpu.get_cpu_capability()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return found | ({"oneDNN": f"at most {limit}"} if limit else {})
+
+
 def with_pytorch(threads):
     """`machine()`, told, with so many threads set for us; None, and said, without PyTorch."""
     try:
@@ -87,8 +128,9 @@ def with_pytorch(threads):
         print("PyTorch is not installed: pip install torch", file=sys.stderr)
         return None
     set_num_threads(threads)
-    made = machine(threads)
+    made = machine(threads) | {"vectors": vectors()}
     print(described(made))
+    print("vectors: " + "; ".join(f"{who} {what}" for who, what in made["vectors"].items()))
     return made
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssi_cupy import recipes
 from ssi_cupy.engine import backend
 from ssi_cupy.ops import fft_convolution
 
@@ -87,9 +88,9 @@ def summed(calls):
     return parts
 
 
-def profile(size, rounds):
+def profile(job, rounds):
     """The `Part`s of the step of median length by name, and its seconds."""
-    job, steps = training((size, size)), []
+    steps = []
     with backend.Pool():
         for i in range(2 + rounds):
             calls, start = [], time.perf_counter()
@@ -124,7 +125,10 @@ def row(name, p, step, gemm, copy):
 
 def main(arguments):
     parser = argparse.ArgumentParser("python -m bench roofline", description=__doc__)
-    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--size", type=int, default=512, help="of a square image")
+    parser.add_argument("--shape", type=int, nargs="+", help="Y X or Z Y X, in place of --size")
+    parser.add_argument("--recipe", choices=recipes.names(), help="default: ssi; of a volume, "
+                        "default")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default=timing.RESULTS)
@@ -133,7 +137,9 @@ def main(arguments):
     machine = timing.machine(options.threads)
     print(timing.described(machine))
     gemm, copy = gemm_rate(), copy_bandwidth(options.threads)
-    parts, seconds = profile(options.size, options.rounds)
+    shape = options.shape or [options.size] * 2
+    recipe = options.recipe or ("ssi" if len(shape) == 2 else "default")
+    parts, seconds = profile(training(shape, recipe), options.rounds)
     explained = sum(part.seconds for part in parts.values()) / seconds
 
     rows = [("part", "calls", "ms", "share", "GFLOP/s", "of GEMM", "GB/s", "of copy")]
@@ -150,10 +156,11 @@ def main(arguments):
     )
     timing.table(rows)
     print(f"GEMM {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s (read + written)")
-    print(
-        f"a step at {options.size}²: {seconds * 1e3:.1f} ms, {explained:.1%} of it in these parts"
-    )
-    result = {"size": options.size, "seconds": seconds, "explained": explained}
+    size = "×".join(map(str, shape))
+    print(f"a step of recipe {recipe} at {size}: {seconds * 1e3:.1f} ms, {explained:.1%} of it in "
+          f"these parts")  # fmt: skip
+    result = {"shape": shape, "recipe": recipe, "seconds": seconds, "explained": explained}
     result |= {"gemm": gemm, "copy": copy, "parts": {name: vars(p) for name, p in parts.items()}}
-    timing.write("roofline", result, machine, options.out)
+    name = "roofline" if len(shape) == 2 else "roofline_3d"
+    timing.write(name, result, machine, options.out)
     return 0

@@ -100,8 +100,11 @@ def main(arguments):
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--runs", type=int, default=1, help="of everything, one after the other")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--isa", choices=timing.ISA, help="no more than these instructions, for "
+                        "both sides, on a machine that has more")  # fmt: skip
     parser.add_argument("--out", default=timing.RESULTS)
     options = parser.parse_args(arguments)
+    timing.use_isa(options.isa)
     machine = timing.with_pytorch(options.threads)
     if machine is None:
         return 1
@@ -114,5 +117,6 @@ def main(arguments):
     timing.table([("run", "", "ours", "PyTorch", "ratio"), *rows])
     for r in results:
         print(f"PyTorch at {r['size']}², run {r['run']}: {r['chosen']}")
-    timing.write("step", {"rounds": options.rounds, "results": results}, machine, options.out)
+    name = f"step_{options.isa}" if options.isa else "step"
+    timing.write(name, {"rounds": options.rounds, "results": results}, machine, options.out)
     return 0

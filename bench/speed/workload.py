@@ -1,4 +1,4 @@
-"""The same work for everyone: an image, a blur, and a training with recipe SSI."""
+"""The same work for everyone: an image, a blur, and a training."""
 
 import dataclasses
 
@@ -21,8 +21,8 @@ def psf(ndim=2, width=17):
     return line[:, None] * line if ndim == 2 else line[:, None, None] * line[:, None] * line
 
 
-def training(shape, steps=3000, **changed):
-    """A `Training` by recipe SSI, but for what is `changed`, before its first step. `shape` is
+def training(shape, recipe="ssi", steps=3000, **changed):
+    """A `Training` by a recipe, but for what is `changed`, before its first step. `shape` is
     (Y, X) or (Z, Y, X)."""
     from ssi_cupy import recipes
     from ssi_cupy.inversion import SelfSupervisedInverse
@@ -32,6 +32,6 @@ def training(shape, steps=3000, **changed):
     ndim = len(shape)
     width = 17 if ndim == 2 else 9
     mode = "mirror" if ndim == 2 else "nearest"
-    recipe = dataclasses.replace(recipes.SSI, **changed)
+    recipe = dataclasses.replace(recipes.get(recipe), **changed)
     model = SelfSupervisedInverse(PSFConvolution(psf(ndim, width), mode=mode), recipe)
     return Training(model, image(shape), steps)

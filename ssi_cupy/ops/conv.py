@@ -203,7 +203,7 @@ def conv_forward_kernel(
         used = min(length, here * pitch)
         for block in range(group * blocks // groups, (group + 1) * blocks // groups):
             for i in range(0, used, tile):
-                correlate_tile(scratch, i, taps, w.ravel(), block * taps.size * 8,
+                correlate_tile(scratch, i, taps, taps.size, w.ravel(), block * taps.size * 8,
                                scratch, out + i, length)  # fmt: skip
             for o in range(block * 8, min(block * 8 + 8, channels)):
                 bias = b[o]

@@ -119,7 +119,7 @@ def direct_convolution_kernel(start, stop, scratch, x, taps, weights, y, pixels)
         for left in range(0, width, pixels):
             begin = min(left, width - pixels)
             here = ((c * x.shape[1] + z) * tall + first) * wide + begin
-            correlate_tile(flat, here, taps, weights, 0, scratch, 0, pixels)
+            correlate_tile(flat, here, taps, taps.size, weights, 0, scratch, 0, pixels)
             for line in range(top, first + OUTS):
                 source = (line - first) * pixels - begin
                 for i in range(left, begin + pixels):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llvmlite import binding
 
 from bench.__main__ import FOLDERS, main
 from bench.gpu import kernels
@@ -38,8 +39,14 @@ def test_an_unknown_bench_is_an_error():
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
-    printed = bench("step", "--sizes", 64, "--rounds", 1, "--threads", 1, "--out", tmp_path)
-    (result,) = json.loads((tmp_path / "step.json").read_text())["results"]
+    isa = ("--isa", "avx2") if binding.get_host_cpu_features().get("avx2") else ()
+    options = ("--rounds", 1, "--threads", 1, *isa, "--out", tmp_path)
+    printed = bench("step", "--sizes", 64, *options)
+    found = json.loads((tmp_path / ("step_avx2.json" if isa else "step.json")).read_text())
+    (result,), vectors = found["results"], found["machine"]["vectors"]
+    assert f"vectors: ours {vectors['ours']}; torch {vectors['torch']}" in printed
+    if isa:
+        assert vectors["ours"] == "256 bits, 16 registers" and vectors["torch"] == "AVX2"
     for what in ("step", "infer", "memory"):
         assert f"64² {what}" in printed
         assert result[what]["ours"] > 0 and result[what]["torch"] > 0
@@ -63,6 +70,13 @@ def test_roofline_finds_every_convolution(tmp_path):
     assert sum(p["calls"] for p in convolutions) >= 2 * 19 - 1  # forward, and to the inputs
     assert all(p["flops"] > 0 and p["bytes"] > 0 for p in convolutions)
     assert 0 < result["explained"] <= 1
+
+
+def test_roofline_of_a_volume_by_the_default_recipe(tmp_path):
+    printed = bench("roofline", "--shape", 6, 16, 16, "--rounds", 1, "--out", tmp_path)
+    assert "a step of recipe default at 6×16×16" in printed
+    result = json.loads((tmp_path / "roofline_3d.json").read_text())
+    assert any(", 3×5×5, at 6×16×16" in name or "at 6×16×16" in name for name in result["parts"])
 
 
 def test_scaling_is_timed_and_drawn(tmp_path):

@@ -121,7 +121,7 @@ class Piece:
 
             return self.built(tuple(map(unliteral, args))).signature, lower
 
-        return intrinsic(_with_parameters(called, inspect.signature(self.function).parameters))
+        return intrinsic(with_parameters(called, inspect.signature(self.function).parameters))
 
 
 @functools.cache
@@ -160,10 +160,10 @@ def integers(operands, build):
     def typed(typing, *args):
         return (intp if operands else void)(*[intp] * operands), lower
 
-    return intrinsic(_with_parameters(typed, map("operand_{}".format, range(operands))))
+    return intrinsic(with_parameters(typed, map("operand_{}".format, range(operands))))
 
 
-def _with_parameters(function, names):
+def with_parameters(function, names):
     """A function ``(typing, *args)`` that says to numba how its arguments are called."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in ("typing", *names)]

@@ -1,9 +1,9 @@
 """Register tiles: the two inner loops of every convolution, spelt out for the vector unit.
 
 A convolution is bound by arithmetic only if its sums stay in registers while it runs over the
-taps. No compiler finds that blocking by itself, so it is written here as LLVM code: OUTS × VECS
-vectors of sums, and for each tap VECS loads of the image and OUTS weights, each used OUTS or
-VECS times. With 8 × 3 sums that is 24 multiply-adds for 11 loads.
+taps. No compiler finds that blocking by itself, so it is written here as LLVM code. A tile has
+OUTS × VECS lines of sums; how many of them are in registers at once, `llvm.py` decides. Where all
+are, as with AVX-512, that is 24 multiply-adds for 11 loads.
 
 Images are "flat": rows laid end to end in one line, each with its padding, so that the
 neighbour at (dy, dx) is the one at a fixed distance ``dy * pitch + dx``, and rows end where
@@ -14,60 +14,61 @@ The plain loops that say the same are in the docstrings; tests hold them against
 
 from __future__ import annotations
 
-from . import llvm
-from .llvm import Intrinsic
+import contextlib
+
+from .llvm import VectorCode
 
 OUTS = 8  # output channels of a tile
-VECS = 3  # vectors of pixels of a tile
+VECS = 3  # lines of pixels of a tile, of `llvm.LINE` bytes each
 
 
-@Intrinsic
-def correlate_tile():
-    """``correlate_tile(x, x0, taps, w, w0, y, y0, stride)``: one tile of a correlation::
+@VectorCode
+def correlate_tile(code, x, x0, taps, count, w, w0, y, y0, stride):
+    """One tile of a correlation::
 
     for o in range(OUTS):
         for i in range(VECS * lanes):
             y[y0 + o * stride + i] = sum(
-                w[w0 + t * OUTS + o] * x[x0 + taps[t] + i] for t in range(len(taps)))
+                w[w0 + t * OUTS + o] * x[x0 + taps[t] + i] for t in range(count))
     """
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
 
-    @intrinsic
-    def correlate_tile(typing, x, x0, taps, w, w0, y, y0, stride):
-        def build(context, builder, signature, args):
-            scalar, vector, data = llvm.types_of(context, builder, signature, args, ir, cgutils)
-            x_, x0_, taps_, w_, w0_, y_, y0_, stride_ = data
-            sums = [[llvm.zero(builder, vector, ir) for _ in range(VECS)] for _ in range(OUTS)]
-            count = cgutils.create_struct_proxy(signature.args[2])(context, builder, args[2]).nitems
-            with cgutils.for_range(builder, count) as loop:
-                tap = builder.load(builder.gep(taps_, [loop.index]))
-                here = builder.gep(x_, [builder.add(x0_, tap)])
-                pixels = [llvm.load(builder, here, v, vector) for v in range(VECS)]
-                first = builder.add(w0_, builder.mul(loop.index, llvm.integer(loop.index, OUTS)))
-                weights = builder.gep(w_, [first])
-                for o in range(OUTS):
-                    weight = builder.load(builder.gep(weights, [llvm.integer(loop.index, o)]))
-                    weight = llvm.splat(builder, weight, vector, ir)
-                    for v in range(VECS):
-                        llvm.add_product(builder, sums[o][v], weight, pixels[v])
-            for o in range(OUTS):
-                row = builder.gep(
-                    y_, [builder.add(y0_, builder.mul(stride_, llvm.integer(stride_, o)))]
-                )
-                for v in range(VECS):
-                    llvm.store(builder, builder.load(sums[o][v]), row, v, vector)
-            return context.get_dummy_value()
+    def pixels(t):
+        return code.at(x, x0, code.builder.load(code.at(taps, t)))
 
-        return types.void(x, types.intp, taps, w, types.intp, y, types.intp, types.intp), build
-
-    return correlate_tile
+    weighted_sums(code, VECS, pixels, count, w, w0, y, y0, stride)
 
 
-@Intrinsic
-def product_tile():
-    """``product_tile(g, g0, stride, x, x0, taps, t0, n, out, out0)``: sums over pixels::
+def weighted_sums(code, lines, pixels, count, w, w0, y, y0, stride):
+    """Sums of lines, each times a weight, for OUTS outputs::
+
+    for o in range(OUTS):
+        for i in range(lines * lanes):
+            y[y0 + o * stride + i] = sum(
+                w[w0 + k * OUTS + o] * pixels(k)[i] for k in range(count))
+    """
+    vectors = lines * code.vectors
+    outs, vecs = code.registers.tile(OUTS, vectors)
+    with code.loop(OUTS // outs) as one, code.loop(vectors // vecs) as two:
+        first = code.index((two, vecs * code.lanes))
+        w = code.at(w, w0, (one, outs))
+        y = code.at(y, y0, first, (code.index((one, outs)), stride))
+        sums = code.zeros(outs, vecs)
+        with code.loop(count) as k:
+            here = code.at(pixels(k), first)
+            lines_of_x = [code.load(here, v) for v in range(vecs)]
+            weights = code.at(w, (k, OUTS))
+            for o in range(outs):
+                weight = code.splat(code.builder.load(code.at(weights, o)))
+                for v in range(vecs):
+                    code.add_product(sums[o][v], weight, lines_of_x[v])
+        for o in range(outs):
+            for v in range(vecs):
+                code.store(code.builder.load(sums[o][v]), code.at(y, (stride, o)), v)
+
+
+@VectorCode
+def product_tile(code, g, g0, stride, x, x0, taps, t0, n, out, out0):
+    """Sums over pixels::
 
         for o in range(OUTS):
             for v in range(VECS):
@@ -76,47 +77,34 @@ def product_tile():
 
     `n` must be a multiple of the lanes. The sum runs lane by lane, then over the lanes.
     """
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
+    builder = code.builder
+    shifts = [builder.load(code.at(taps, t0, v)) for v in range(VECS)]
+    sources = [code.at(x, x0, shift) for shift in shifts]
+    count = builder.udiv(n, code.integer(code.lanes))
+    with sums_over_pixels(code, g, g0, stride, sources, count) as (first, sums):
+        for o, row in enumerate(sums):
+            for v, vector in enumerate(row):
+                place = code.at(out, out0, (first, VECS), o * VECS + v)
+                builder.store(builder.fadd(builder.load(place), code.total(vector)), place)
 
-    @intrinsic
-    def product_tile(typing, g, g0, stride, x, x0, taps, t0, n, out, out0):
-        def build(context, builder, signature, args):
-            scalar, vector, data = llvm.types_of(context, builder, signature, args, ir, cgutils)
-            g_, g0_, stride_, x_, x0_, taps_, t0_, n_, out_, out0_ = data
-            sums = [[llvm.zero(builder, vector, ir) for _ in range(VECS)] for _ in range(OUTS)]
-            rows = [
-                builder.gep(g_, [builder.add(g0_, builder.mul(stride_, llvm.integer(stride_, o)))])
-                for o in range(OUTS)
-            ]
-            shifted = []
-            for v in range(VECS):
-                tap = builder.load(builder.gep(taps_, [builder.add(t0_, llvm.integer(t0_, v))]))
-                shifted.append(builder.gep(x_, [builder.add(x0_, tap)]))
-            count = builder.udiv(n_, llvm.integer(n_, vector.count))
-            with cgutils.for_range(builder, count) as loop:
-                at = builder.mul(loop.index, llvm.integer(loop.index, vector.count))
-                pixels = [llvm.load(builder, builder.gep(p, [at]), 0, vector) for p in shifted]
-                for o in range(OUTS):
-                    gradient = llvm.load(builder, builder.gep(rows[o], [at]), 0, vector)
-                    for v in range(VECS):
-                        llvm.add_product(builder, sums[o][v], gradient, pixels[v])
-            name = f"llvm.vector.reduce.fadd.v{vector.count}f{64 if vector.count == 8 else 32}"
-            reduce = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(scalar, [scalar, vector]), name
-            )
-            for o in range(OUTS):
-                for v in range(VECS):
-                    total = builder.call(
-                        reduce, [scalar(0.0), builder.load(sums[o][v])], fastmath=["reassoc"]
-                    )
-                    at = builder.add(out0_, llvm.integer(out0_, o * VECS + v))
-                    place = builder.gep(out_, [at])
-                    builder.store(builder.fadd(builder.load(place), total), place)
-            return context.get_dummy_value()
 
-        index = types.intp
-        return types.void(g, index, index, x, index, taps, index, index, out, index), build
+@contextlib.contextmanager
+def sums_over_pixels(code, g, g0, stride, sources, count):
+    """What follows, for all OUTS outputs, some at a time: the first of these, and for each of
+    them a vector of sums for each of the addresses `sources`, over `count` vectors of pixels::
 
-    return product_tile
+    sums[o][v] = sum(g[g0 + (first + o) * stride + i] * sources[v][i] for i in …)
+    """
+    outs, _ = code.registers.tile(OUTS, len(sources))
+    with code.loop(OUTS // outs) as part:
+        first = code.index((part, outs))
+        rows = [code.at(g, g0, (code.index(first, o), stride)) for o in range(outs)]
+        sums = code.zeros(outs, len(sources))
+        with code.loop(count) as i:
+            at = code.index((i, code.lanes))
+            pixels = [code.load(code.at(source, at)) for source in sources]
+            for row, of_row in zip(rows, sums, strict=True):
+                gradient = code.load(code.at(row, at))
+                for variable, vector in zip(of_row, pixels, strict=True):
+                    code.add_product(variable, gradient, vector)
+        yield first, [[code.builder.load(variable) for variable in row] for row in sums]

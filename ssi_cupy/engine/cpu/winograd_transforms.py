@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import llvm
-from .llvm import Intrinsic
+from .llvm import LINE, VectorCode
 from .register_tiles import OUTS
 
 TILE = 4  # pixels of a tile, along Y and along X
@@ -39,111 +38,90 @@ def point_matrices(r):
     return a, g, b
 
 
-def _points(matrix, phases, width=None):
-    """``spread(x, x0, step, n, y, y0, stride)``: n vectors of matrix (rows, sources) · sources::
+def _points(code, matrix, phases, x, x0, step, n, y, y0, stride, count=None):
+    """n lines, or n times `count` numbers, of matrix (rows, sources) · sources::
 
-        for i in range(n * lanes):
-            d = [x[x0 + c % phases * step + c // phases + i] for c in range(sources)]
-            for j in range(rows):
-                y[y0 + j * stride + i] = sum(matrix[j, c] * d[c] for c in range(sources))
-
-    `width` is the number of lanes, where it is not that of a register.
+    for i in range(n * lanes):
+        d = [x[x0 + c % phases * step + c // phases + i] for c in range(sources)]
+        for j in range(rows):
+            y[y0 + j * stride + i] = sum(matrix[j, c] * d[c] for c in range(sources))
     """
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
-
-    product = llvm.transposed_times if matrix.shape[0] < matrix.shape[1] else llvm.times
-
-    @intrinsic
-    def spread(typing, x, x0, step, n, y, y0, stride):
-        def build(context, builder, signature, args):
-            _, vector, data = llvm.types_of(context, builder, signature, args, ir, cgutils)
-            x_, x0_, step_, n_, y_, y0_, stride_ = data
-            if width is not None:
-                vector = ir.VectorType(vector.element, width)
-            with cgutils.for_range(builder, n_) as loop:
-                at = builder.mul(loop.index, llvm.integer(loop.index, vector.count))
-                first = builder.add(x0_, at)
-                sources = []
-                for c in range(matrix.shape[1]):
-                    here = builder.add(first, builder.mul(step_, llvm.integer(step_, c % phases)))
-                    here = builder.add(here, llvm.integer(here, c // phases))
-                    sources.append(llvm.load(builder, builder.gep(x_, [here]), 0, vector))
-                first = builder.add(y0_, at)
-                for j, value in enumerate(product(builder, matrix, sources, ir)):
-                    here = builder.add(first, builder.mul(stride_, llvm.integer(stride_, j)))
-                    llvm.store(builder, value, builder.gep(y_, [here]), 0, vector)
-            return context.get_dummy_value()
-
-        index = types.intp
-        return types.void(x, index, index, index, y, index, index), build
-
-    return spread
+    count = count or LINE // code.itemsize
+    vector = code.vector_of(min(count, code.lanes))
+    with code.loop(code.index((n, count // vector.count))) as i:
+        at = code.index((i, vector.count))
+        first = code.at(x, x0, at)
+        sources = [
+            code.load(code.at(first, (step, c % phases), c // phases), 0, vector)
+            for c in range(matrix.shape[1])
+        ]
+        first = code.at(y, y0, at)
+        for j, value in enumerate(code.times(matrix, sources)):
+            code.store(value, code.at(first, (stride, j)))
 
 
-@Intrinsic
-def input_transform_rows_3():
+@VectorCode
+def input_transform_rows_3(code, x, x0, step, n, y, y0, stride):
     """Bᵀ along Y, for kernels of 3: the sources are 6 rows."""
-    return _points(point_matrices(3)[2].T, 6)
+    _points(code, point_matrices(3)[2].T, 6, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def input_transform_3():
+@VectorCode
+def input_transform_3(code, x, x0, step, n, y, y0, stride):
     """Bᵀ along X: the sources are pixels in phases."""
-    return _points(point_matrices(3)[2].T, TILE)
+    _points(code, point_matrices(3)[2].T, TILE, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def gradient_transform_3():
+@VectorCode
+def gradient_transform_3(code, x, x0, step, n, y, y0, stride):
     """A: four numbers to 6, along Y and along X."""
-    return _points(point_matrices(3)[0], TILE)
+    _points(code, point_matrices(3)[0], TILE, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def weight_transform_3():
+@VectorCode
+def weight_transform_3(code, x, x0, step, n, y, y0, stride):
     """G, for OUTS outputs at a time."""
-    return _points(point_matrices(3)[1], 3, OUTS)
+    _points(code, point_matrices(3)[1], 3, x, x0, step, n, y, y0, stride, OUTS)
 
 
-@Intrinsic
-def weight_gradient_transform_3():
+@VectorCode
+def weight_gradient_transform_3(code, x, x0, step, n, y, y0, stride):
     """Gᵀ: 6 sums to the gradients of 3 taps."""
-    return _points(point_matrices(3)[1].T, 6)
+    _points(code, point_matrices(3)[1].T, 6, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def input_transform_rows_5():
+@VectorCode
+def input_transform_rows_5(code, x, x0, step, n, y, y0, stride):
     """Bᵀ along Y, for kernels of 5: the sources are 8 rows."""
-    return _points(point_matrices(5)[2].T, 8)
+    _points(code, point_matrices(5)[2].T, 8, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def input_transform_5():
+@VectorCode
+def input_transform_5(code, x, x0, step, n, y, y0, stride):
     """Bᵀ along X: the sources are pixels in phases."""
-    return _points(point_matrices(5)[2].T, TILE)
+    _points(code, point_matrices(5)[2].T, TILE, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def gradient_transform_5():
+@VectorCode
+def gradient_transform_5(code, x, x0, step, n, y, y0, stride):
     """A: four numbers to 8, along Y and along X."""
-    return _points(point_matrices(5)[0], TILE)
+    _points(code, point_matrices(5)[0], TILE, x, x0, step, n, y, y0, stride)
 
 
-@Intrinsic
-def weight_transform_5():
+@VectorCode
+def weight_transform_5(code, x, x0, step, n, y, y0, stride):
     """G, for OUTS outputs at a time."""
-    return _points(point_matrices(5)[1], 5, OUTS)
+    _points(code, point_matrices(5)[1], 5, x, x0, step, n, y, y0, stride, OUTS)
 
 
-@Intrinsic
-def weight_gradient_transform_5():
+@VectorCode
+def weight_gradient_transform_5(code, x, x0, step, n, y, y0, stride):
     """Gᵀ: 8 sums to the gradients of 5 taps."""
-    return _points(point_matrices(5)[1].T, 8)
+    _points(code, point_matrices(5)[1].T, 8, x, x0, step, n, y, y0, stride)
 
 
-def _gather(r):
-    """``gather(x, x0, stride, n, y, y0, pitch)``: Aᵀ along Y and X, and TILE rows of pixels::
+def _gather(code, r, x, x0, stride, n, y, y0, pitch):
+    """Aᵀ along Y and X of n lines, and TILE rows of pixels::
 
     for i in range(n * lanes):
         points = [[x[x0 + (p * j + k) * stride + i] for k in range(p)] for j in range(p)]
@@ -152,136 +130,111 @@ def _gather(r):
             for k in range(TILE):
                 y[y0 + row * pitch + TILE * i + k] = tile[row, k]
     """
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
-
     back = point_matrices(r)[0].T
     points = back.shape[1]
-
-    @intrinsic
-    def gather(typing, x, x0, stride, n, y, y0, pitch):
-        def build(context, builder, signature, args):
-            _, vector, data = llvm.types_of(context, builder, signature, args, ir, cgutils)
-            x_, x0_, stride_, n_, y_, y0_, pitch_ = data
-            with cgutils.for_range(builder, n_) as loop:
-                at = builder.mul(loop.index, llvm.integer(loop.index, vector.count))
-                first = builder.add(x0_, at)
-                rows = [[] for _ in range(TILE)]
-                for k in range(points):
-                    column = []
-                    for j in range(points):
-                        here = builder.mul(stride_, llvm.integer(stride_, points * j + k))
-                        here = builder.gep(x_, [builder.add(first, here)])
-                        column.append(llvm.load(builder, here, 0, vector))
-                    for row, value in zip(
-                        rows, llvm.transposed_times(builder, back, column, ir), strict=True
-                    ):
-                        row.append(value)
-                first = builder.add(y0_, builder.mul(at, llvm.integer(at, TILE)))
-                for j, row in enumerate(rows):
-                    here = builder.add(first, builder.mul(pitch_, llvm.integer(pitch_, j)))
-                    pixels = llvm.interleaved(
-                        builder, llvm.transposed_times(builder, back, row, ir), ir
-                    )
-                    for v, value in enumerate(pixels):
-                        llvm.store(builder, value, builder.gep(y_, [here]), v, vector)
-            return context.get_dummy_value()
-
-        index = types.intp
-        return types.void(x, index, index, index, y, index, index), build
-
-    return gather
+    columns = code.memory(points * TILE)  # more than registers hold
+    with code.loop(code.index((n, code.vectors))) as i:
+        first = code.at(x, x0, (i, code.lanes))
+        with code.loop(points) as k:
+            column = code.at(first, (k, stride))
+            column = [code.load(code.at(column, (stride, points * j))) for j in range(points)]
+            for j, value in enumerate(code.times(back, column)):
+                code.store(value, code.at(columns, (k, TILE * code.lanes)), j)
+        first = code.at(y, y0, (i, TILE * code.lanes))
+        with code.loop(TILE) as j:
+            row = code.at(columns, (j, code.lanes))
+            row = code.times(back, [code.load(row, TILE * k) for k in range(points)])
+            for v, value in enumerate(code.interleaved(row)):
+                code.store(value, code.at(first, (pitch, j)), v)
 
 
-@Intrinsic
-def output_transform_3():
+@VectorCode
+def output_transform_3(code, x, x0, stride, n, y, y0, pitch):
     """For kernels of 3."""
-    return _gather(3)
+    _gather(code, 3, x, x0, stride, n, y, y0, pitch)
 
 
-@Intrinsic
-def output_transform_5():
+@VectorCode
+def output_transform_5(code, x, x0, stride, n, y, y0, pitch):
     """For kernels of 5."""
-    return _gather(5)
+    _gather(code, 5, x, x0, stride, n, y, y0, pitch)
 
 
-@Intrinsic
-def lay_phases():
-    """``lay_phases(x, x0, start, stop, scale, shift, activate, n, y, y0, pitch)``: in phases::
+@VectorCode
+def lay_phases(code, x, x0, start, stop, scale, shift, activate, n, y, y0, pitch):
+    """n lines of each phase::
 
-    for i in range(n * lanes):
-        for k in range(TILE):
-            v = x[x0 + TILE * i + k] * scale + shift
-            v = v if v > 0 or not activate else 0
-            y[y0 + k * pitch + i] = v if start <= TILE * i + k < stop else 0
+        for i in range(n * lanes):
+            for k in range(TILE):
+                v = x[x0 + TILE * i + k] * scale + shift
+                v = v if v > 0 or not activate else 0
+                y[y0 + k * pitch + i] = v if start <= TILE * i + k < stop else 0
 
     What is outside start … stop is not read either, so it need not exist.
     """
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
+    from numba.core import cgutils
 
-    @intrinsic
-    def lay_phases(typing, x, x0, start, stop, scale, shift, activate, n, y, y0, pitch):
-        def build(context, builder, signature, args):
-            _, vector, data = llvm.types_of(context, builder, signature, args, ir, cgutils)
-            x_, x0_, start_, stop_, scale_, shift_, activate_, n_, y_, y0_, pitch_ = data
-            mask, place = (ir.VectorType(ir.IntType(n), vector.count) for n in (1, 32))
-            kind = f"v{vector.count}f{64 if vector.count == 8 else 32}"
-            arguments = [vector.as_pointer(), ir.IntType(32), mask, vector]
-            load = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(vector, arguments),
-                f"llvm.masked.load.{kind}.p0{kind}",
-            )
-            empty = builder.icmp_signed("<", stop_, start_)
-            length = builder.select(empty, llvm.integer(stop_, 0), builder.sub(stop_, start_))
-            first, length = (
-                llvm.splat(builder, builder.trunc(value, ir.IntType(32)), place, ir)
-                for value in (start_, length)
-            )
-            first = builder.sub(ir.Constant(place, list(range(vector.count))), first)
-            scale_, shift_ = (llvm.splat(builder, value, vector, ir) for value in (scale_, shift_))
-            nothing = ir.Constant(vector, [0.0] * vector.count)
-            align = ir.Constant(ir.IntType(32), llvm.align(vector))
+    builder, ir, vector = code.builder, code.ir, code.vector
+    mask, place = (ir.VectorType(ir.IntType(bits), code.lanes) for bits in (1, 32))
+    kind = ir.FunctionType(vector, [vector.as_pointer(), ir.IntType(32), mask, vector])
+    name = code.name_of(vector)
+    masked = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.masked.load.{name}.p0{name}"
+    )
+    empty = builder.icmp_signed("<", stop, start)
+    length = builder.select(empty, code.integer(0), builder.sub(stop, start))
 
-            def pixels_at(at, active):
-                """One vector; comparing unsigned numbers asks for start and stop at once."""
-                here = llvm.splat(builder, builder.trunc(at, ir.IntType(32)), place, ir)
-                inside = builder.icmp_unsigned("<", builder.add(here, first), length)
-                pointer = builder.gep(x_, [builder.add(x0_, at)])
-                pointer = builder.bitcast(pointer, vector.as_pointer())
-                value = builder.call(load, [pointer, align, inside, nothing])
-                if not active:
-                    return value
-                value = builder.fmul(value, scale_, flags=["contract"])
-                value = builder.fadd(value, shift_, flags=["contract"])
-                passed = builder.and_(inside, builder.fcmp_ordered(">", value, nothing))
-                return builder.select(passed, value, nothing)
+    def in_all_lanes(value):
+        return code.splat(builder.trunc(value, ir.IntType(32)), place)
 
-            def rows(active):
-                with cgutils.for_range(builder, n_) as loop:
-                    at = builder.mul(loop.index, llvm.integer(loop.index, TILE * vector.count))
-                    pixels = [
-                        pixels_at(builder.add(at, llvm.integer(at, v * vector.count)), active)
-                        for v in range(TILE)
-                    ]
-                    at = builder.add(y0_, builder.mul(loop.index, llvm.integer(at, vector.count)))
-                    for k, value in enumerate(llvm.in_phases(builder, pixels, ir)):
-                        here = builder.add(at, builder.mul(pitch_, llvm.integer(pitch_, k)))
-                        llvm.store(builder, value, builder.gep(y_, [here]), 0, vector)
+    offset = builder.sub(ir.Constant(place, list(range(code.lanes))), in_all_lanes(start))
+    lengths, nothing = in_all_lanes(length), code.constant(vector, 0)
+    scale, shift = code.splat(scale), code.splat(shift)
 
-            with builder.if_else(activate_) as (then, otherwise):
-                with then:
-                    rows(active=True)
-                with otherwise:
-                    rows(active=False)
-            return context.get_dummy_value()
+    def load(at, inside):
+        """One vector, of lanes `inside` alone. Only AVX has an instruction for that; elsewhere
+        it is done lane by lane, so not where all of them are inside."""
+        pointer = builder.bitcast(code.at(x, x0, at), vector.as_pointer())
+        operands = [pointer, ir.Constant(ir.IntType(32), code.itemsize), inside, nothing]
+        if code.registers.bytes > 16:
+            return builder.call(masked, operands)
+        begins = builder.sub(at, start)
+        ends = builder.sub(length, code.integer(code.lanes - 1))
+        whole = builder.and_(
+            builder.icmp_signed(">=", begins, code.integer(0)),
+            builder.icmp_signed("<", begins, ends),
+        )
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                plain, after_plain = code.load(code.at(x, x0, at)), builder.block
+            with otherwise:
+                careful, after_careful = builder.call(masked, operands), builder.block
+        value = builder.phi(vector)
+        value.add_incoming(plain, after_plain)
+        value.add_incoming(careful, after_careful)
+        return value
 
-        index, real = types.intp, x.dtype
-        return types.void(
-            x, index, index, index, real, real, types.boolean, index, y, index, index
-        ), build
+    def pixels_at(at, active):
+        """One vector; comparing unsigned numbers asks for start and stop at once."""
+        inside = builder.icmp_unsigned("<", builder.add(in_all_lanes(at), offset), lengths)
+        value = load(at, inside)
+        if not active:
+            return value
+        value = builder.fmul(value, scale, flags=["contract"])
+        value = builder.fadd(value, shift, flags=["contract"])
+        passed = builder.and_(inside, builder.fcmp_ordered(">", value, nothing))
+        return builder.select(passed, value, nothing)
 
-    return lay_phases
+    def rows(active):
+        with code.loop(code.index((n, code.vectors))) as i:
+            at = code.index((i, TILE * code.lanes))
+            pixels = [pixels_at(code.index(at, v * code.lanes), active) for v in range(TILE)]
+            first = code.at(y, y0, (i, code.lanes))
+            for k, value in enumerate(code.in_phases(pixels)):
+                code.store(value, code.at(first, (pitch, k)))
+
+    with builder.if_else(activate) as (then, otherwise):
+        with then:
+            rows(active=True)
+        with otherwise:
+            rows(active=False)
