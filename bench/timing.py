@@ -100,6 +100,11 @@ ISA = {  # what tells both sides to use no more than that: us and BLAS, then PyT
 }
 
 
+def add_isa(parser):
+    says = "no more than these instructions, for both sides, on a machine that has more"
+    parser.add_argument("--isa", choices=ISA, help=says)
+
+
 def use_isa(name):
     """Have both sides use no more than these instructions, in this process and its children."""
     if name is None:

@@ -1,4 +1,4 @@
-"""One pass there and back of a paper's network, side by side with PyTorch; and what each keeps.
+"""One pass there and back of a network, side by side with PyTorch; and what each keeps.
 
 No masks, no blur, no optimiser: the network alone, whose output is multiplied by a fixed image and
 summed. PyTorch has the fastest of two memory layouts, and of one thread or all: on a busy machine
@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from ssi_cupy.engine.backend import Pool
-from ssi_cupy.unet import PlainUNet, ResidualUNet, unet_backward, unet_forward
+from ssi_cupy.unet import PlainUNet, ResidualUNet, UNet, unet_backward, unet_forward
 
 from .. import timing
 
@@ -21,14 +21,22 @@ NETWORKS = {  # with what the papers train on: network, branches, patch, patches
     "residual3d": (ResidualUNet(ndim=3), 2, (64, 64, 64), 4),
     "plain2d": (PlainUNet(), 1, (1, 100, 100), 1),
 }
+OURS = {  # of the default recipe, which shows it an image and three filtered copies
+    "unet2d": (UNet(inputs=4), 1, (1, 144, 144), 4),
+    "unet3d": (UNet(ndim=3, inputs=4), 1, (32, 64, 64), 1),
+}
 
 
 def problem(name, batch, size):
     """(network, branches, batch of all branches, fixed image, parameters)."""
-    net, branches, shape, usual = NETWORKS[name]
+    net, branches, shape, usual = (NETWORKS | OURS)[name]
     shape = tuple(1 if n == 1 else size or n for n in shape)
     rng = np.random.default_rng(0)
-    x, gy = rng.normal(size=(2, branches * (batch or usual), 1, *shape)).astype(np.float32)
+    number = branches * (batch or usual)
+    x, gy = (
+        rng.normal(size=(number, channels, *shape)).astype(np.float32)
+        for channels in (net.inputs, net.outputs)
+    )
     return net, branches, x, gy, net.initial_parameters(0)
 
 
@@ -99,6 +107,8 @@ class Rival:
 
     def run(self, x):
         net, plain, skips = self.net, isinstance(self.net, PlainUNet), []
+        if isinstance(net, UNet):
+            return self.run_unet(x)
         pool = self.functional.max_pool2d if self.plane else self.functional.max_pool3d
         x = x if plain else self.conv(x, "first")
         for level in range(net.depth):
@@ -119,6 +129,24 @@ class Rival:
             if plain
             else self.conv(self.norm(x, "head.norm"), "head")
         )
+
+    def run_unet(self, x):
+        pool = self.functional.max_pool2d if self.plane else self.functional.max_pool3d
+        skips, windows = [], [window[self.plane :] for window in self.net.pooling]
+        for level in range(len(self.net.widths)):
+            x = pool(x, windows[level - 1]) if level else x
+            x = self.block(x, f"down{level}")
+            skips.append(x)
+        skips.pop()
+        for level in reversed(range(len(skips))):
+            x = self.functional.interpolate(x, scale_factor=windows[level])
+            x = self.block(self.torch.cat([skips.pop(), x], 1), f"up{level}")
+        return self.conv(x, "head")
+
+    def block(self, x, name):
+        for unit in (f"{name}.wide", f"{name}.narrow"):
+            x = self.norm(self.conv(x, unit), unit)
+        return x
 
 
 def check(ours, theirs, name):
@@ -164,13 +192,16 @@ def compare(name, batch, size, rounds, threads):
 
 def main(arguments):
     parser = argparse.ArgumentParser("python -m bench networks", description=__doc__)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS | OURS,
+                        default=list(NETWORKS | OURS))  # fmt: skip
     parser.add_argument("--batch", type=int, help="patches; the papers' by default")
     parser.add_argument("--size", type=int, help="width of a patch; the papers' by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    timing.add_isa(parser)
     parser.add_argument("--out", default=timing.RESULTS)
     options = parser.parse_args(arguments)
+    timing.use_isa(options.isa)
     machine = timing.with_pytorch(options.threads)
     if machine is None:
         return 1
@@ -179,10 +210,11 @@ def main(arguments):
     rows = [("there and back", "ours", "PyTorch", "ratio", "our memory")]
     for r in results:
         title = f"{r['network']}, {r['branches']} branches, {'×'.join(map(str, r['shape']))}"
-        both = (f"{r[who]:.2f} s" for who in ("ours", "torch"))
+        both = (f"{r[who] * 1e3:.1f} ms" for who in ("ours", "torch"))
         rows.append((title, *both, f"{r['ratio']:.2f}", f"{r['memory'] / 1e6:.0f} MB"))
     timing.table(rows)
     for r in results:
         print(f"PyTorch's {r['network']}: {r['chosen']}")
-    timing.write("networks", {"rounds": options.rounds, "results": results}, machine, options.out)
+    name = f"networks_{options.isa}" if options.isa else "networks"
+    timing.write(name, {"rounds": options.rounds, "results": results}, machine, options.out)
     return 0

@@ -100,8 +100,7 @@ def main(arguments):
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--runs", type=int, default=1, help="of everything, one after the other")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--isa", choices=timing.ISA, help="no more than these instructions, for "
-                        "both sides, on a machine that has more")  # fmt: skip
+    timing.add_isa(parser)
     parser.add_argument("--out", default=timing.RESULTS)
     options = parser.parse_args(arguments)
     timing.use_isa(options.isa)

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import contiguous, empty, inline, is_cupy, kernel, placed
+from ..engine.backend import contiguous, empty, inline, is_cupy, kernel, num_threads, placed
 from ..engine.checks import InputError
 from ..engine.cpu.register_tiles import OUTS, VECS, correlate_tile, product_tile
 from ..engine.gpu import launch
@@ -45,7 +45,7 @@ from ..tape import op
 from . import tensor_cores
 from .conv_tiling import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
 from .packed_weights import combined, packed
-from .winograd import forward_band, transformed_weights, weights_item
+from .winograd import at_points, forward_band, weights_item
 
 
 def conv_forward(
@@ -110,7 +110,7 @@ def conv_backward_weights(
         if is_cupy(x):
             return tensor_cores.weights_gradient(gy, x, shape, _affine(affine, x), into, number)
         gy, x, affine = tensor_cores.rounded(gy), tensor_cores.rounded(x, affine), None
-    plan = plan_of(x.shape, shape, x.dtype)
+    plan = plan_of(x.shape, shape, x.dtype, num_threads())
     slices, rows = plan.slices, plan.gradient_rows
     if is_cupy(x):
         slices, rows = slices_on_cuda(x.shape, shape, x.itemsize)
@@ -169,10 +169,7 @@ def _with_raised_weights(args):
     """What the loop of `conv_forward_kernel` is given: by Winograd's method, weights at points."""
     x, affine, w, b, taps, y, sums, kz, ky, *rest = args
     if len(taps) == 0:
-        planes = w.shape[1] // ky**2
-        transformed = empty(((ky + 3) ** 2, w.shape[0] * planes, OUTS), w.dtype)
-        transformed_weights(transformed.shape[1], w, transformed, ky)
-        w = transformed
+        w = at_points(w, ky)
     return x, affine, w, b, taps, y, sums, kz, ky, *rest
 
 
@@ -228,10 +225,10 @@ def conv_forward_kernel(
 def conv_weights_kernel(
     start, stop, scratch, x, affine, gy, taps, partial, bias, kz, ky, kx, rows, slices
 ):
-    if taps.size == 1:  # by Winograd's method; the number of groups
+    if taps.size == 2:  # by Winograd's method; the number of groups, and of tiles to gather
         for item in range(start, stop):
             weights_item(item, scratch, x, affine, gy, partial, bias, kz, ky, rows, slices,
-                         taps[0])  # fmt: skip
+                         taps[0], taps[1])  # fmt: skip
         return
     channels, depth, height, width = gy.shape[1:]
     pitch = width + kx - 1
@@ -291,7 +288,7 @@ def conv_weights_kernel(
 def _correlate(x, w, b, affine, moments, mirrored=False):
     x = contiguous(x)
     outputs, inputs = w.shape[1::-1] if mirrored else w.shape[:2]
-    plan = plan_of(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype)
+    plan = plan_of(x.shape, (outputs, inputs, *w.shape[2:]), x.dtype, num_threads())
     bias = b if b is not None else placed(plan.no_bias, x)
     if number := tensor_cores.products(x, outputs, inputs, w.shape[2:]):
         if is_cupy(x):

@@ -3,7 +3,8 @@
 On the CPU into *bands* of rows whose working set fits the second-level cache, with a list of the
 distances at which the taps lie; on CUDA into tiles of a block of threads. A weights' gradient is
 summed over *slices* of the image first, then over the slices in their order, so their number must
-not depend on the threads.
+not depend on the threads. *Groups* of output channels share out what is left of a small image: each
+transforms the same input anew, so there are no more of them than the threads need.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Plan:
     no_bias: Array  # zeros
     rows: int  # of a band
     bands: int  # over all images and planes
-    groups: int  # of output channels, where there are too few bands to keep threads busy
+    groups: int  # of output channels, where there are too few bands for the threads
     taps: Array  # none: by Winograd's method
     tile: int
     scratch: int
@@ -40,15 +41,15 @@ class Plan:
     gradient_rows: int
     slices: int  # partial sums
     gradient_groups: int  # of output channels
-    gradient_taps: Array  # their number made a multiple of VECS; or [gradient_groups]
+    gradient_taps: Array  # their number made a multiple of VECS; or [groups, tiles to gather]
     gradient_scratch: int
 
 
 @functools.lru_cache(maxsize=256)
-def plan_of(x_shape: Shape, w_shape: Shape, dtype: np.dtype[Any]) -> Plan:
-    """The `Plan` of a convolution of x by w."""
+def plan_of(x_shape: Shape, w_shape: Shape, dtype: np.dtype[Any], threads: int) -> Plan:
+    """The `Plan` of a convolution of x by w. No bit of a result depends on the threads."""
     if _by_winograd(x_shape, w_shape):
-        return _winograd_plan(x_shape, w_shape, dtype)
+        return _winograd_plan(x_shape, w_shape, dtype, threads)
     n, inputs, depth, height, width = x_shape
     kz, ky, kx = kernel_size = w_shape[2:]
     pitch = width + kx - 1
@@ -74,7 +75,7 @@ def plan_of(x_shape: Shape, w_shape: Shape, dtype: np.dtype[Any]) -> Plan:
         no_bias=np.zeros(w_shape[0], dtype),
         rows=rows,
         bands=bands,
-        groups=min(blocks, -(-8 // bands)),
+        groups=_groups(blocks, bands, threads),
         taps=taps,
         tile=tile,
         scratch=image + OUTS * (rows * pitch + tile),
@@ -86,9 +87,14 @@ def plan_of(x_shape: Shape, w_shape: Shape, dtype: np.dtype[Any]) -> Plan:
     )
 
 
-def _slices(bands, blocks, taps):
+def _groups(blocks, parts, threads):
+    """Groups of output channels that make two items for each thread of so many parts."""
+    return min(blocks, -(-2 * threads // parts)) if threads > 1 else 1
+
+
+def _slices(parts, blocks, taps):
     """Partial sums of a weights' gradient: fewer where they are large."""
-    return min(bands, max(2, min(16, 500_000 // (blocks * OUTS * taps))))
+    return min(parts, max(2, min(16, 500_000 // (blocks * OUTS * taps))))
 
 
 FEWEST_CHANNELS = 8  # on both sides, for Winograd's method to be worth its transforms
@@ -102,7 +108,7 @@ def _by_winograd(x_shape, w_shape):
     return fits and min(inputs, outputs) >= FEWEST_CHANNELS
 
 
-def _winograd_plan(x_shape, w_shape, dtype):
+def _winograd_plan(x_shape, w_shape, dtype, threads):
     n, inputs, depth, height, width = x_shape
     outputs, _, kz, r, _ = w_shape
     lane, planes, blocks, positions = lanes(dtype), inputs * kz, -(-outputs // OUTS), (r + 3) ** 2
@@ -117,28 +123,33 @@ def _winograd_plan(x_shape, w_shape, dtype):
         matrices = positions * ((planes + outputs) * size + 2 * lane)
         return matrices + more + line * (TILE * rows + 2 * r + 2) + 8 * lane
 
-    # A band's matrices fit 900 kB, unless it would be less than two products wide.
+    # A band's matrices fit 900 kB, unless it would be less than two products wide. There are 8
+    # bands, unless they would have less than a line of tiles, of which every product costs as much.
     fits = 900_000 // (positions * dtype.itemsize * (planes + blocks * OUTS))
     rows = min(lines, max(1, max(fits, 2 * VECS * lane) // columns))
-    while rows > 1 and bands(rows) < 8:
+    while rows > 1 and bands(rows) < 8 and (rows - 1) * columns >= lane:
         rows -= 1
     rows = winograd.even_parts(lines, rows)
-    groups = min(blocks, -(-8 // bands(rows)))
+    groups = _groups(blocks, bands(rows), threads)
     size = winograd.pitch_of(rows * columns, lane)
 
-    # A group of outputs has 6 MB of sums.
+    # A group of outputs has 6 MB of sums. How many tiles are gathered for these, and the slices,
+    # decide on the order of the sums.
     gradient_groups = min(blocks, -(-positions * planes * blocks * OUTS // 1_500_000))
-    of_group = -(-blocks // gradient_groups) * OUTS
-    numbers = positions * (planes + of_group)
-    gradient_rows = min(lines, max(1, (16 if numbers <= 8000 else 8) * lane // columns))
-    gradient_rows = winograd.even_parts(lines, gradient_rows)
-    while gradient_rows > 1 and bands(gradient_rows) < 8:
-        gradient_rows -= 1
+    numbers = positions * (planes + -(-blocks // gradient_groups) * OUTS)
+    gathered = (16 if numbers <= 8000 else 8) * lane
     tiles = n * depth * lines * -(-width // TILE)
-    slices = _slices(bands(gradient_rows), blocks, planes * r * r)
-    slices = min(slices, max(2, tiles // 256))
+    fewest = 2 if blocks == 1 else 1
+    slices = min(_slices(tiles, blocks, planes * r * r), max(fewest, tiles // 256))
+    slices += slices > 1 and slices % 2
+    gradient_rows = winograd.even_parts(lines, min(lines, max(1, gathered // columns)))
+    while gradient_rows > 1 and bands(gradient_rows) < slices:
+        gradient_rows -= 1
+    slices = min(slices, bands(gradient_rows))
+    gradient_groups = max(gradient_groups, _groups(blocks, slices, threads))
+    of_group = -(-blocks // gradient_groups) * OUTS
     per_band, per_slice = gradient_rows * columns, -(-bands(gradient_rows) // slices)
-    capacity = winograd.capacity_of(numbers, lane, per_band, per_slice)
+    capacity = max(per_band, min(per_band * per_slice, gathered))
     gradient_size = winograd.pitch_of(capacity, lane)
     return Plan(
         kernel_size=w_shape[2:],
@@ -152,7 +163,7 @@ def _winograd_plan(x_shape, w_shape, dtype):
         gradient_rows=gradient_rows * TILE,
         slices=slices,
         gradient_groups=gradient_groups,
-        gradient_taps=np.array([gradient_groups]),
+        gradient_taps=np.array([gradient_groups, capacity]),
         gradient_scratch=scratch(
             gradient_rows, gradient_size, of_group, positions * of_group * (planes + 2)
         ),

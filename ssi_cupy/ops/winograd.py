@@ -30,7 +30,7 @@ import functools
 
 import numpy as np
 
-from ..engine.backend import Loop, inline
+from ..engine.backend import Loop, empty, inline
 from ..engine.cpu.winograd_products import (
     contract_tile,
     matrix_tile_1,
@@ -87,15 +87,6 @@ def pitch_of(tiles, lane):
 def stride_of(rows, size, lane):
     """From one position of `rows` rows to the next: an odd number of vectors too."""
     return (rows * size // lane | 1) * lane
-
-
-@inline
-def capacity_of(numbers, lane, band, bands):
-    """Tiles that a weights' gradient gathers, of `bands` bands and `numbers` numbers each.
-
-    Sums over fewer have more lanes to add up; more take more memory, here 6 MB in float32.
-    """
-    return max(band, min(band * bands, (16 if numbers <= 8000 else 8) * lane))
 
 
 # ---- the transforms -----------------------------------------------------------------------------
@@ -198,9 +189,17 @@ def gradient_transform_band(
                     )  # fmt: skip
 
 
+def at_points(w, r):
+    """The `transformed_weights` of w, on rows of an odd number of lines: see `pitch_of`."""
+    lane, items = 64 // w.itemsize, w.shape[0] * (w.shape[1] // r**2)
+    out = empty(((r + 3) ** 2, (ceil_div(8 * items, lane) | 1) * lane // 8, 8), w.dtype)
+    transformed_weights(items, w, out, r)
+    return out
+
+
 @functools.partial(Loop, grain=32)
 def transformed_weights(start, stop, w, out, r):
-    """G w G' of items (block, plane): w (blocks, planes · r², 8) → out (n², items, 8)."""
+    """G w G' of items (block, plane): w (blocks, planes · r², 8) → out (n², items or more, 8)."""
     local = np.empty(8 * 5 * 8, w.dtype)
     taps, points, stride = w.ravel(), out.ravel(), 8 * out.shape[1]
     for item in range(start, stop):
@@ -295,7 +294,7 @@ def forward_band(item, scratch, x, affine, w, b, y, sums, kz, r, rows, groups):
             wide = 2 if vectors - at == 4 else min(3, vectors - at)
             for block in range(first, last):
                 multiply(
-                    flat, (position * blocks + block) * planes * 8,
+                    flat, (position * w.shape[1] + block * planes) * 8,
                     scratch, position * stride + at * lane, size, planes, wide, scratch,
                     found + position * found_stride + (block - first) * 8 * size + at * lane, size,
                 )  # fmt: skip
@@ -331,10 +330,13 @@ def forward_band(item, scratch, x, affine, w, b, y, sums, kz, r, rows, groups):
 
 
 @inline(fastmath=True)
-def weights_item(item, scratch, x, affine, gy, partial, bias, kz, r, rows, slices, groups):
+def weights_item(
+    item, scratch, x, affine, gy, partial, bias, kz, r, rows, slices, groups, capacity
+):
     """One item of `conv_weights_kernel`: the bands of a slice, for one group of outputs.
 
-    Tiles of several bands are gathered before they are multiplied, where bands are small.
+    Tiles of several bands are gathered before they are multiplied, where bands are small: sums over
+    fewer have more lanes to add up; more than `capacity` take more memory.
     """
     channels, depth, height, width = gy.shape[1:]
     lane = 64 // x.itemsize
@@ -348,8 +350,6 @@ def weights_item(item, scratch, x, affine, gy, partial, bias, kz, r, rows, slice
     first, last = group * blocks // groups, (group + 1) * blocks // groups
     outputs = (last - first) * 8
     per_band = rows // 4 * columns
-    numbers = positions * (planes + ceil_div(blocks, groups) * 8)  # of the largest group
-    capacity = capacity_of(numbers, lane, per_band, ceil_div(count, slices))
     size = pitch_of(capacity, lane)
     even = ceil_div(planes, 3) * 3
     stride, gradient_stride = stride_of(planes, size, lane), stride_of(outputs, size, lane)

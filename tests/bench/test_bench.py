@@ -54,10 +54,10 @@ def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_networks_agree_with_pytorch_and_are_timed(tmp_path):
-    small = ("--networks", "plain2d", "residual2d", "--batch", 1, "--size", 16)
+    small = ("--networks", "plain2d", "residual2d", "unet2d", "--batch", 1, "--size", 16)
     printed = bench("networks", *small, "--rounds", 1, "--threads", 1, "--out", tmp_path)
     results = json.loads((tmp_path / "networks.json").read_text())["results"]
-    assert [r["parameters"] for r in results] == [1_677_377, 5_563_680]
+    assert [r["parameters"] for r in results] == [1_677_377, 5_563_680, 554_657]
     assert "residual2d, 2 branches, 2×1×1×16×16" in printed
     assert all(r["ours"] > 0 and r["torch"] > 0 and r["memory"] > 0 for r in results)
 
