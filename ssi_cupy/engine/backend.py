@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .cpu.jit import inline
+from .cpu.jit import compiling, inline
 from .cpu.parallel_for import launcher
 from .cpu.threads import num_threads, parallel_for, set_num_threads
 from .devices import host, is_cupy, log, moved, namespace, on_device, resolve_device
@@ -39,10 +39,10 @@ from .memory import (
 from .types import Grid
 
 __all__ = [
-    "Kernel", "Loop", "Numbers", "Pool", "contiguous", "empty", "enough_memory", "free_memory",
-    "holding", "host", "in_memory", "inline", "is_cupy", "kept", "kernel", "log", "moved",
-    "namespace", "num_threads", "on_device", "placed", "resolve_device", "set_num_threads",
-    "zeros",
+    "Kernel", "Loop", "Numbers", "Pool", "compiling", "contiguous", "empty", "enough_memory",
+    "free_memory", "holding", "host", "in_memory", "inline", "is_cupy", "kept", "kernel", "log",
+    "moved", "namespace", "num_threads", "on_device", "placed", "resolve_device",
+    "set_num_threads", "zeros",
 ]  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
+
+from ..engine.backend import compiling
 
 
 def counted(files: Any, what: str, show: bool = True) -> Iterator:
@@ -39,7 +42,8 @@ class Progress:
     def __init__(self, steps: int, done: int = 0, show: bool = True, device: str = "cpu") -> None:
         self.interrupted, self._device = False, device
         self._steps, self._done, self._show, self._bar = steps, done, show, None
-        self._lines = False
+        self._lines = self._told = False
+        self._compiling = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         self._before = None
@@ -54,9 +58,19 @@ class Progress:
 
             self._bar = tqdm(
                 total=self._steps, initial=self._done, unit="step", dynamic_ncols=True,
-                desc="compiling (first run only)",
+                desc="compiling (first run only)" if self._device != "cpu" else "starting",
             )  # fmt: skip
+        if self._show and self._device == "cpu":
+            self._compiling.enter_context(compiling(self._waits_for))
         return self
+
+    def _waits_for(self, loop):
+        """Say so: a loop of that name is being compiled."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"compiling {loop} (first run only)")
+        elif not self._told:
+            print("compiling (first run only)", file=sys.stderr, flush=True)
+        self._told = True
 
     def update(self, report: Mapping[str, Any]) -> None:
         """One more step is done."""
@@ -70,6 +84,7 @@ class Progress:
             self._bar.update()
 
     def __exit__(self, *_: object) -> None:
+        self._compiling.close()
         if self._bar is not None:
             self._bar.close()
         if self._before is not None:

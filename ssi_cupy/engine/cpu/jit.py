@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
 import zlib
+from collections.abc import Callable, Iterator
 
 from .compile_cache import say_no_cache, seal
 
@@ -57,6 +59,23 @@ def cfunc(function, operands):
     _keep(made)
     made.compile()
     return made
+
+
+@contextlib.contextmanager
+def compiling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within this, ``tell(name)`` is called before a loop is compiled, which takes a second or
+    more; one that is read from the cache takes none."""
+    from numba.core import event
+
+    class Told(event.Listener):
+        def on_start(self, event):
+            tell(event.data["dispatcher"].py_func.__name__)
+
+        def on_end(self, event):
+            pass
+
+    with event.install_listener("numba:compile", Told()):
+        yield
 
 
 def _keep(made):

@@ -110,3 +110,17 @@ def test_a_cache_that_cannot_be_written_any_more(here, monkeypatch, caplog):
         assert jit.njit(loop)(3) in (4, 5)
     assert caplog.text.count("compiled loops cannot be kept") == 1
     assert not kept(here)
+
+
+def test_who_waits_is_told_what_for(monkeypatch, tmp_path, capsys):
+    import numba
+
+    from ssi_cupy.engine.cpu import jit
+    from ssi_cupy.training.progress import Progress
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    loop = lambda a: a + 1  # noqa: E731
+    for expected in ("compiling (first run only)\n", ""):  # the second one reads the cache
+        with Progress(10, show=True):
+            assert jit.njit(loop)(3) == 4
+        assert capsys.readouterr().err == expected
