@@ -98,7 +98,7 @@ def _slices(parts, blocks, taps):
 
 
 FEWEST_CHANNELS = 8  # on both sides, for Winograd's method to be worth its transforms
-FEWEST_TILES = 16  # of a plane
+FEWEST_TILES = 4  # of a plane
 
 
 def _by_winograd(x_shape, w_shape):
