@@ -52,6 +52,7 @@ from ..engine.cpu.winograd_transforms import (
     weight_transform_3,
     weight_transform_5,
 )
+from ..engine.types import Array
 
 # ---- how an image is cut: all of it follows from the shapes -------------------------------------
 
@@ -189,7 +190,7 @@ def gradient_transform_band(
                     )  # fmt: skip
 
 
-def at_points(w, r):
+def at_points(w: Array, r: int) -> Array:
     """The `transformed_weights` of w, on rows of an odd number of lines: see `pitch_of`."""
     lane, items = 64 // w.itemsize, w.shape[0] * (w.shape[1] // r**2)
     out = empty(((r + 3) ** 2, (ceil_div(8 * items, lane) | 1) * lane // 8, 8), w.dtype)
