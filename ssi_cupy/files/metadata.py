@@ -7,9 +7,9 @@ import xml.etree.ElementTree as xml
 from collections.abc import Mapping
 from typing import Any
 
-# Of ImageJ: times between frames, labels of planes, how channels are shown. Not the display range
-# ("min", "max"): that of restored pixels is another.
-IMAGEJ = ("finterval", "fps", "Labels", "mode", "loop", "Info")
+# Of ImageJ: times between frames, labels of planes, how channels are shown (the ranges of values
+# that are shown black to white too: a restored image is on the scale of the measured one).
+IMAGEJ = ("finterval", "fps", "Labels", "mode", "loop", "Info", "min", "max", "Ranges", "LUTs")
 
 
 def of_file(file: Any, series: int = 0) -> dict:
@@ -45,7 +45,7 @@ def _of_ome(text, series):
 
 def for_imagej(found: dict, axes: str, shape: tuple) -> dict:
     """What of it fits into an ImageJ hyperstack of those axes."""
-    planes = math.prod(shape[:-2])
+    planes, channels = math.prod(shape[:-2]), shape[axes.index("C")] if "C" in axes else 1
     kept = {name: value for name, value in found.items() if name in IMAGEJ}
     labels = kept.get("Labels", [])
     kept["Labels"] = [labels] if isinstance(labels, str) else labels  # a single one is read as such
@@ -53,6 +53,9 @@ def for_imagej(found: dict, axes: str, shape: tuple) -> dict:
         kept.pop("Labels", None)
     if "C" not in axes:
         kept.pop("mode", None)
+    for name, each in (("Ranges", 2), ("LUTs", 1)):
+        if len(kept.get(name, ())) != each * channels:
+            kept.pop(name, None)
     return kept
 
 
