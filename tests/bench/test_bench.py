@@ -54,12 +54,20 @@ def test_step_agrees_with_pytorch_and_is_timed(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_networks_agree_with_pytorch_and_are_timed(tmp_path):
-    small = ("--networks", "plain2d", "residual2d", "unet2d", "--batch", 1, "--size", 16)
+    small = ("--networks", "plain2d", "residual2d", "--batch", 1, "--size", 16)
     printed = bench("networks", *small, "--rounds", 1, "--threads", 1, "--out", tmp_path)
     results = json.loads((tmp_path / "networks.json").read_text())["results"]
-    assert [r["parameters"] for r in results] == [1_677_377, 5_563_680, 554_657]
+    assert [r["parameters"] for r in results] == [1_677_377, 5_563_680]
     assert "residual2d, 2 branches, 2×1×1×16×16" in printed
     assert all(r["ours"] > 0 and r["torch"] > 0 and r["memory"] > 0 for r in results)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_the_default_network_agrees_with_pytorch(tmp_path):
+    options = ("--networks", "unet2d", "--batch", 2, "--size", 32, "--rounds", 1, "--threads", 1)
+    assert "unet2d, 1 branches, 2×4×1×32×32" in bench("networks", *options, "--out", tmp_path)
+    (result,) = json.loads((tmp_path / "networks.json").read_text())["results"]
+    assert result["parameters"] == 554_657
 
 
 def test_roofline_finds_every_convolution(tmp_path):
@@ -76,7 +84,7 @@ def test_roofline_of_a_volume_by_the_default_recipe(tmp_path):
     printed = bench("roofline", "--shape", 6, 16, 16, "--rounds", 1, "--out", tmp_path)
     assert "a step of recipe default at 6×16×16" in printed
     result = json.loads((tmp_path / "roofline_3d.json").read_text())
-    assert any(", 3×5×5, at 6×16×16" in name or "at 6×16×16" in name for name in result["parts"])
+    assert any("5×5×5" in name for name in result["parts"])
 
 
 def test_scaling_is_timed_and_drawn(tmp_path):
