@@ -27,6 +27,7 @@ BENCHES = {
         "gpu": "what only a GPU can tell: parity, sanitizers, steps, speed, tables",
     },
     "trust": {
+        "calibrate": "settings of classical methods by held-out data, beside the best by the truth",
         "mutants": "small faults put into the code: which of them do the tests notice?",
     },
 }

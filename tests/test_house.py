@@ -22,7 +22,8 @@ LEVELS = (
     "tape",
     "ops random",
     "masking unet physics losses optim symmetry",
-    "psf classical noise degrade metrics",
+    "noise",
+    "psf classical degrade metrics",
     "recipes",
     "files",
     "training",
@@ -32,7 +33,7 @@ LEVELS = (
     "commands",
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
-BY_THEMSELVES = {3, 4}
+BY_THEMSELVES = {3, 5}
 # The same for the files and folders of the engine. Capturing a graph needs the memory plan.
 ENGINE = (
     "types interrupts",

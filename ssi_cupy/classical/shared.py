@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from ..engine.checks import (
 )
 from ..engine.types import Array, ArrayLike, Float32Array, Mode, Shape
 from ..physics import PSFConvolution
+
+LEAST_SHARE = 1e-3  # of known neighbours, for their mean to stand in for a pixel
 
 
 class Blur:
@@ -164,6 +167,47 @@ def initial(initial: ArrayLike, image: Array) -> Array:
     # the image's scale, below which a prediction of it would count as zero.
     exponent = math.frexp(float(image.max()))[1] - math.frexp(high)[1]
     return namespace(initial).ldexp(initial.astype(np.float64), exponent)
+
+
+def weights(weights: ArrayLike | None, image: Array) -> Array | None:
+    """How much each pixel counts, checked, float64; None where all count alike."""
+    if weights is None:
+        return None
+    weights = as_array(weights, "weights")
+    if is_cupy(image):
+        weights = moved(weights, image)
+    if weights.dtype == bool:
+        weights = weights.astype(np.uint8)
+    weights = real_array(weights, "weights")
+    if weights.shape != image.shape:
+        raise InputError("weights", f"the image's shape {image.shape}", f"shape {weights.shape}")
+    low, high = float(weights.min()), float(weights.max())
+    if low < 0 or not 0 < high <= 1:
+        raise InputError("weights", "values in [0, 1], one above 0", f"{low:g} to {high:g}")
+    return weights.astype(np.float64)
+
+
+def filled(image: Array, weights: Array) -> Array:
+    """What is missing of the weight of a pixel, filled with the mean of its neighbours."""
+    xp = namespace(image)
+    bell = [np.exp(-0.5 * np.arange(-2.0, 3) ** 2) if n > 4 else np.ones(1) for n in image.shape]
+    near = Blur(functools.reduce(np.multiply.outer, bell), "mirror")
+    share, total = near(weights), near(weights * image)
+    overall = float((weights * image).sum()) / float(weights.sum())
+    mean = xp.where(share > LEAST_SHARE, total / xp.maximum(share, LEAST_SHARE), overall)
+    return weights * image + (1 - weights) * mean
+
+
+def auto(value: object) -> bool:
+    """Whether a setting is to be calibrated."""
+    return isinstance(value, str) and value == "auto"
+
+
+def calibrated(method: Callable, image: Array, psf: ArrayLike, name: str, **options: Any) -> float:
+    """The setting of that name that `calibrate` chooses."""
+    from .calibrate import calibrate
+
+    return calibrate(method, image, psf, setting=name, **options).setting
 
 
 def result(x: Array, clip: bool) -> Float32Array:

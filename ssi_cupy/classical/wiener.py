@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ..engine.arrays import any_array, as_array
@@ -10,10 +12,18 @@ from ..engine.checks import InputError, number, positive_int, real_array, repres
 from ..engine.types import ArrayLike, Float32Array, Float64Array
 from . import shared
 
+SWEEPS = 8  # each brings what is missing of the data nearer to what the rest of them say
+
 
 @any_array
 def wiener(
-    image: ArrayLike, psf: ArrayLike, balance: ArrayLike, *, pad: int = 32, clip: bool = False
+    image: ArrayLike,
+    psf: ArrayLike,
+    balance: ArrayLike | Literal["auto"],
+    *,
+    pad: int = 32,
+    clip: bool = False,
+    weights: ArrayLike | None = None,
 ) -> Float32Array:
     """Wiener deconvolution: the linear filter ``h* / (|h|² + n)``, n the noise-to-signal ratio.
 
@@ -22,14 +32,18 @@ def wiener(
     image : array, (Y, X) or (Z, Y, X), any real dtype
     psf : array of the same rank
         Divided by its sum.
-    balance : float or 1-D array
+    balance : float, 1-D array or "auto"
         A number is the weight of the power spectrum of the Laplacian, ``n = balance |Δ|²``, as in
         `skimage.restoration.wiener`. An array is n itself at equidistant radial frequencies, from
-        0 to that of the corner (√ndim / 2 cycles per pixel); see `radial_power_spectrum`.
+        0 to that of the corner (√ndim / 2 cycles per pixel); see `radial_power_spectrum`. "auto":
+        the number that `calibrate` chooses by held-out pixels.
     pad : int
         Pixels of reflection around the image. Filtering is periodic beyond.
     clip : bool
         Clip the result to [0, 1].
+    weights : array of the shape of `image`, optional
+        How much each pixel of the image counts, in [0, 1]. What is missing of it is filled with
+        what the re-blurred result says, starting from its neighbours, 8 times over.
 
     Returns
     -------
@@ -45,7 +59,10 @@ def wiener(
     .. [1] N. Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
        Wiley, 1949.
     """
+    if shared.auto(balance):
+        balance = shared.calibrated(wiener, image, psf, "balance", pad=pad, weights=weights)
     xp, y, psf = shared.inputs(image, psf, clip)
+    w = shared.weights(weights, y)
     fft = shared.Periodic(xp, y, psf, pad)
     if not isinstance(balance, (tuple, list)) and not getattr(balance, "ndim", 0):
         noise = number(balance, "balance", low=0) * fft.laplacian**2
@@ -57,7 +74,12 @@ def wiener(
         noise = xp.interp(shared.frequencies(xp, fft.shape), known, xp.asarray(balance))
         noise[(0,) * y.ndim] = 0  # the mean is no signal: keep it
     gain = fft.otf.conj() / xp.maximum(abs(fft.otf) ** 2 + noise, 1e-30)
-    return shared.result(fft.crop(fft.inverse(gain * fft.forward(fft.extend(y)))), clip)
+    seen = known = fft.extend(y)
+    if w is not None:
+        seen, w = fft.extend(shared.filled(y, w)), fft.extend(w)
+        for _ in range(SWEEPS):
+            seen = w * known + (1 - w) * fft.inverse(fft.otf * gain * fft.forward(seen))
+    return shared.result(fft.crop(fft.inverse(gain * fft.forward(seen))), clip)
 
 
 def radial_power_spectrum(image: ArrayLike, bins: int = 64) -> Float64Array:
