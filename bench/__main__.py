@@ -28,6 +28,7 @@ BENCHES = {
     },
     "trust": {
         "calibrate": "settings of classical methods by held-out data, beside the best by the truth",
+        "verdict": "what is said of healthy and of sabotaged runs; is the uncertainty right?",
         "mutants": "small faults put into the code: which of them do the tests notice?",
     },
 }

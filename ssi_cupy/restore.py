@@ -6,8 +6,9 @@ its axes, channels and time points (each is restored by itself), pixel sizes, th
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from . import recipes
 from .axes import described, letters_and_psfs, on_grid, psf_spacing_of
 from .engine.arrays import named_as
-from .engine.backend import contiguous, empty, host, log, resolve_device
+from .engine.backend import contiguous, empty, host, log, moved, resolve_device
 from .engine.checks import InputError, choice, varying
 from .engine.types import (
     ArrayLike,
@@ -30,10 +31,11 @@ from .engine.types import (
     Sizes,
     Spacing,
 )
+from .files import report
+from .inference.attempts import attempt, worst
 from .inference.masked_image import masked_image
-from .inference.refinement import can_refine
-from .inference.refinement import refine as refined
 from .inference.tiling import sizes
+from .inference.verdict import Verdict
 from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
 from .physics import Identity, PSFConvolution
@@ -55,10 +57,17 @@ class Restoration:
     history : list of dict
         Its ``step``, ``loss``, ``validation`` and ``lr``, one entry a step.
     seconds : dict
-        Time taken, ``train`` and ``infer``, over all images.
+        Time taken, ``train`` and ``infer``, over all images; the verdict and the uncertainty are
+        of the latter.
     steps : int
         Training steps of the last image.
     device : str
+    verdict : Verdict
+        How far to trust it: "ok", "doubtful" or "failed", with reasons; see
+        `inference/verdict.py`. Of several images the worst.
+    uncertainty : array of float32
+        Standard deviation of `restored`, in its shape and units, at the frequencies that the PSF
+        passes; see `inference/uncertainty.py`.
     """
 
     restored: Float32Array
@@ -68,6 +77,21 @@ class Restoration:
     seconds: dict[str, float]
     steps: int
     device: str
+    verdict: Verdict
+    uncertainty: Float32Array
+    image: Float32Array = field(repr=False)
+    settings: dict[str, object] = field(default_factory=dict)
+
+    def report(self, path: PathLike, command: str = "") -> None:
+        """Write all of it to one HTML file that opens in any browser and prints.
+
+        Parameters
+        ----------
+        path : path
+        command : str
+            What repeats the run.
+        """
+        report.write(path, self, command)
 
     def __repr__(self) -> str:
         seconds = f"{sum(self.seconds.values()):.1f} s"
@@ -308,33 +332,47 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
         raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
     blank = _blank(stack, masks, places, others)  # all of them before the first is trained on
     seed = recipes.seed_from(rng)
-    refine = recipes.get(recipe).refine if refine is None else refine
-    restored, denoised = (empty(stack.shape, np.float32, like=image) for _ in range(2))
-    seconds = {"train": 0.0, "infer": 0.0}
+    recipe = recipes.get(recipe)
+    refine = recipe.refine if refine is None else refine
+    restored, denoised, unsure = (empty(stack.shape, np.float32, like=image) for _ in range(3))
+    seconds, verdicts = {"train": 0.0, "infer": 0.0}, {}
+    tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
     for place in places:
         y, mask = stack[place], None if masks is None else masks[place]
         if place in blank:
             lost = mask is not None and mask.all()
             restored[place] = denoised[place] = np.nan if lost else masked_image(y, mask)
+            unsure[place] = np.nan
             continue
         y = masked_image(y, mask)
         g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
-        model = SelfSupervisedInverse(g, recipe, rng=seed, device=device, spacing=spacing,
-                                      precision=precision)  # fmt: skip
-        model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
-                  checkpoint=checkpoint, resume=resume)  # fmt: skip
-        found = model.restore(y, tile_size=tile_size, tile_overlap=tile_overlap)
-        if refine and can_refine(g, y.size):
-            found = refined(y, *found, g, mask)
-        restored[place], denoised[place] = found
-        for key, value in model.seconds.items():
-            seconds[key] += value
+
+        def train(number, y=y, mask=mask, g=g):
+            how = dataclasses.replace(recipe, lr=recipe.lr / 2) if number else recipe
+            model = SelfSupervisedInverse(g, how, rng=seed + number, device=device,
+                                          spacing=spacing, precision=precision)  # fmt: skip
+            model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
+                      checkpoint=checkpoint, resume=resume)  # fmt: skip
+            return model, model.restore(y, **tiles)
+
+        done = attempt(train, y, mask, refined=refine, again=not (checkpoint or resume),
+                       uncertain=full_output, seconds=seconds, **tiles)  # fmt: skip
+        model, verdicts[place] = done.model, done.verdict
+        restored[place], denoised[place] = done.restored, done.denoised
+        if full_output:
+            unsure[place] = moved(done.uncertainty.astype(np.float32), unsure)
+    verdict = worst(verdicts)
+    if verdict.level != "ok" and not full_output:  # else the caller has it
+        log.warning("%s", verdict)
     back = np.argsort(order)
-    restored, denoised = (
-        named_as(contiguous(a.transpose(back.tolist())), given) for a in (restored, denoised)
+    restored, denoised, unsure = (
+        named_as(contiguous(a.transpose(back.tolist())), given)
+        for a in (restored, denoised, unsure)
     )
-    result = Restoration(restored, denoised, model, model.history, seconds,
-                         len(model.history), model.device)  # fmt: skip
+    settings = {"seed": seed, "recipe": model.recipe, "axes": axes, "spacing": spacing,
+                "refine": refine, "precision": precision, "physics": physics}  # fmt: skip
+    result = Restoration(restored, denoised, model, model.history, seconds, len(model.history),
+                         model.device, verdict, unsure, image, settings)  # fmt: skip
     return result if full_output else getattr(result, wanted)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -49,18 +51,22 @@ def main(arguments):
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--first", type=int, default=1, help="index of the first image")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="also write all figures here")
     args = parser.parse_args(arguments)
-    paths, psf, losses = images.find(args.images), images.kernel(), []
+    paths, psf, losses, rows = images.find(args.images), images.kernel(), [], []
     for name in sorted(paths)[args.first :: args.every]:
         truth = degrade.normalise(images.centre(images.read(paths[name])[0], args.crop))
         for kind, noise in NOISE.items():
             image = degrade.degrade(truth, psf, mode="mirror", bits=None, **noise)
             one, two = lucy(truth, image, psf), tv(truth, image, psf)
             losses.append((one[2], two[2]))
+            rows.append({"image": name, "noise": kind, "richardson_lucy": one, "tv": two})
             told = f"Richardson–Lucy {one[0]:3d} ({one[1]}) {one[2]:.2f} dB"
             told += f", TV {two[0]:.2g} ({two[1]:.2g}) {two[2]:.2f} dB"
             print(f"{name:24} {kind:10} {told}", flush=True)
     means, most = np.mean(losses, axis=0), np.max(losses, axis=0)
     print(f"loss, mean of {len(losses)}: Richardson–Lucy {means[0]:.3f} dB, TV {means[1]:.3f} dB")
     print(f"loss, largest: Richardson–Lucy {most[0]:.2f} dB, TV {most[1]:.2f} dB")
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
     return 0

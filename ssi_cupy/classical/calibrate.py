@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.arrays import as_array
 from ..engine.backend import host, moved
 from ..engine.checks import InputError, choice, number, positive_int
 from ..engine.types import Array, ArrayLike, Float64Array, Rng
@@ -140,7 +139,7 @@ def calibrate(
     name = choice(setting or SETTINGS[method][0], "setting", SETTINGS[method])
     _check_options(method, name, options)
     positive_int(most, "most")
-    _, y, kernel = shared.inputs(as_array(image, "image"), psf)
+    _, y, kernel = shared.inputs(image, psf, False)
     fraction = min(0.1, ENOUGH / y.size) if fraction is None else fraction
     if not 0 < number(fraction, "fraction", low=0, high=1) < 1:
         raise InputError("fraction", "a number above 0 and below 1", f"{fraction:g}")
@@ -188,7 +187,7 @@ def _without_pixels(y, fraction, held_out, weights, seed):
     if held_out is None:
         drawn = validation_pixels((1,) * (5 - y.ndim) + y.shape, fraction, seed, like=y)
         held_out = drawn.reshape(y.shape)
-    held_out = shared.weights(held_out, y) > 0
+    held_out = shared.weights(held_out, y, "held_out") > 0
     if w is not None:
         held_out &= w > 0
     if not 0 < int(held_out.sum()) < y.size:

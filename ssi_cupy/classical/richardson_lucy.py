@@ -163,6 +163,7 @@ def _richardson_lucy(image, psf, num_iter, weight, mode, clip, initial, weights)
     steps = iterates(image, psf, weight=weight, mode=mode, initial=initial, weights=weights,
                      clip=clip)  # fmt: skip
     with Interrupts() as interrupts:
-        for _, x in itertools.islice(steps, num_iter):
+        for _, found in itertools.islice(steps, num_iter):
             interrupts.check()
+            x = found
     return shared.result(x, clip)

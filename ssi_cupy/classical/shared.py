@@ -169,21 +169,21 @@ def initial(initial: ArrayLike, image: Array) -> Array:
     return namespace(initial).ldexp(initial.astype(np.float64), exponent)
 
 
-def weights(weights: ArrayLike | None, image: Array) -> Array | None:
+def weights(weights: ArrayLike | None, image: Array, argument: str = "weights") -> Array | None:
     """How much each pixel counts, checked, float64; None where all count alike."""
     if weights is None:
         return None
-    weights = as_array(weights, "weights")
+    weights = as_array(weights, argument)
     if is_cupy(image):
         weights = moved(weights, image)
     if weights.dtype == bool:
         weights = weights.astype(np.uint8)
-    weights = real_array(weights, "weights")
+    weights = real_array(weights, argument)
     if weights.shape != image.shape:
-        raise InputError("weights", f"the image's shape {image.shape}", f"shape {weights.shape}")
+        raise InputError(argument, f"the image's shape {image.shape}", f"shape {weights.shape}")
     low, high = float(weights.min()), float(weights.max())
     if low < 0 or not 0 < high <= 1:
-        raise InputError("weights", "values in [0, 1], one above 0", f"{low:g} to {high:g}")
+        raise InputError(argument, "values in [0, 1], one above 0", f"{low:g} to {high:g}")
     return weights.astype(np.float64)
 
 

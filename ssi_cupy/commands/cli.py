@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure") and "utf" not in (sys.stdout.encoding or "").lower():
         sys.stdout.reconfigure(errors="replace")  # µ, where the terminal knows ASCII alone
     args = parser(COMMANDS).parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else list(argv)
     try:
         with _logged(args.log):
             return args.run(args) or 0
@@ -109,13 +111,14 @@ def _say(message, status):
 def _deconvolve(args):
     from ..restore import deconvolve
 
-    return _restore(args, deconvolve, {"--output": args.output, "--denoised": args.denoised})
+    outputs = {"--output": args.output, "--denoised": args.denoised}
+    return _restore(args, deconvolve, outputs | {"--uncertainty": args.uncertainty})
 
 
 def _denoise(args):
     from ..restore import denoise
 
-    return _restore(args, denoise, {"--output": args.output})
+    return _restore(args, denoise, {"--output": args.output, "--uncertainty": args.uncertainty})
 
 
 def _restore(args, function, outputs):
@@ -123,16 +126,13 @@ def _restore(args, function, outputs):
     from . import arguments
 
     paths, several = arguments.images(args.image)
+    each = arguments.folders(outputs, paths, args.dtype) if several else [outputs]
     if outputs["--output"] is None:  # of denoise: beside IN
-        each = [{"--output": p.with_name(arguments.target(p, args.dtype, "_denoised"))}
-                for p in paths]  # fmt: skip
-    elif several:
-        each = arguments.folders(outputs, paths, args.dtype)
-    else:
-        each = [outputs]
+        beside = [p.with_name(arguments.target(p, args.dtype, "_denoised")) for p in paths]
+        each = [its | {"--output": p} for its, p in zip(each, beside, strict=True)]
     if not several:
         return _restore_one(args, paths[0], function, each[0])
-    for name in ("checkpoint", "resume", "save_model"):
+    for name in ("checkpoint", "resume", "save_model", "report"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "a single image", f"{len(paths)}")
     bad, args.written = [], []  # for whoever interrupts
@@ -152,23 +152,28 @@ def _restore(args, function, outputs):
 def _restore_one(args, path, function, outputs):
     """Read, check all that will be written, train, write."""
     from .. import recipes
-    from ..files import formats
+    from ..files import formats, report
     from . import arguments
 
     inputs = {"IN": path, "--psf": args.psf, "--resume": args.resume}
     inputs["--mask"] = args.mask if args.mask != arguments.NAN else None
-    kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model}
+    kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model,
+            "--report": args.report}  # fmt: skip
     outputs = {option: target for option, target in outputs.items() if target is not None}
-    how = {"dtype": args.dtype, "compression": args.compression}
+    how = {option: {"dtype": args.dtype, "compression": args.compression} for option in outputs}
+    if "--uncertainty" in how:
+        how["--uncertainty"] = {"compression": args.compression}  # float32, whatever the others are
     for option, target in outputs.items():
-        formats.check_written(target, option, **how)
+        formats.check_written(target, option, **how[option])
     arguments.check_outputs(inputs, outputs | kept)
+    if args.report is not None:
+        report.check(args.report, "--report")
     image = formats.read(path, "IN", args.series)
     psf = formats.read(args.psf, "--psf") if args.psf else None
     axes = arguments.axes_of(args.axes or image.axes, image, psf)
     spacing = arguments.spacing_of(args.spacing, "--spacing", image, axes)
     for option, target in outputs.items():
-        formats.check_written(target, option, **how, axes=axes, shape=image.data.shape)
+        formats.check_written(target, option, **how[option], axes=axes, shape=image.data.shape)
     options = {
         "axes": axes,
         "mask": arguments.mask_of(args.mask, axes),
@@ -197,12 +202,17 @@ def _restore_one(args, path, function, outputs):
     results = {"--output": result.restored, "--denoised": result.denoised}
     if args.run is _denoise:
         results = {"--output": result.denoised}
+    results["--uncertainty"] = result.uncertainty
     for option, target in outputs.items():
-        formats.write(target, results[option], axes, spacing, like=image, argument=option, **how)
+        formats.write(target, results[option], axes, spacing, like=image, argument=option,
+                      **how[option])  # fmt: skip
     if args.save_model is not None:
         result.model.save(args.save_model)
+    if args.report is not None:
+        report.write(args.report, result, shlex.join([PROGRAM, *args.argv]), "--report")
     seconds = f"{sum(result.seconds.values()):.0f} s"
     print(f"{outputs['--output']}: {result.steps} steps in {seconds} on {result.device}")
+    print(result.verdict)
 
 
 def _train(args):

@@ -59,6 +59,8 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
     add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
+    add("--uncertainty", metavar="OUT", help="TIFF of the result's standard deviation")
+    add("--report", metavar="HTML", help="one file that shows and tells all of it")
 
     def command(name, text, parent=None):
         parents = [parent] if parent else []

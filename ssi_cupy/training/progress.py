@@ -1,4 +1,4 @@
-"""The progress bar of a training; Ctrl-C that waits for the end of a step."""
+"""The progress bar of a training; Ctrl-C that waits for the end of a step; why one diverged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from ..engine.backend import compiling
+from ..engine.backend import compiling, host
+from ..engine.types import Array
+
+OUTLIER = 1e4  # contrasts above the background, where a pixel is no part of the picture
 
 
 def counted(files: Any, what: str, show: bool = True) -> Iterator:
@@ -100,3 +103,18 @@ def _watched():
     """Whether there is a terminal, or a notebook, that a bar can be drawn in."""
     terminal = getattr(sys.stderr, "isatty", lambda: False)()
     return terminal or "ipykernel" in sys.modules
+
+
+def diverged(step: int, y: Array) -> FloatingPointError:
+    """The error that says why a loss or a weight is no number any more."""
+    largest = float(abs(host(y)).max())
+    told = f"the training diverged at step {step}"
+    if step:
+        told += ": lower recipe.lr, if the data and the losses are as they should be"
+    elif largest > OUTLIER:
+        told += f", for a pixel is {largest:.2g} times the image's contrast: mask or clip it"
+    else:
+        told += ", before anything was learned: it is the losses, the forward model or the data"
+    error = FloatingPointError(told)
+    error.step = step  # type: ignore[attr-defined]
+    return error

@@ -38,6 +38,7 @@ from .loss_settings import losses_for
 from .missing import filled, of_all_channels, seen
 from .network import network_for
 from .patches import VALIDATION_STEP, ImageSet, Patches
+from .progress import diverged
 from .units import units_of, voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
@@ -188,7 +189,7 @@ class Training:
             validation = self._validated(step, validation)
         self.history.append({"step": step, "loss": loss, "validation": validation, "lr": lr})
         if not np.isfinite(loss + check):
-            raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
+            raise diverged(step, self.batch[0])
         parts = dict(zip(self.parts, parts, strict=False))
         return self.history[-1] | {"steps": self.steps, "parts": parts}
 

@@ -1,0 +1,130 @@
+"""A restoration with its verdict; one that failed is tried once more."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.backend import log
+from ..engine.types import Array
+from .refinement import can_refine, refine
+from .uncertainty import uncertainty
+from .verdict import Reason, Verdict, judge
+
+RETRY_FROM = 200  # steps: a shorter training has failed because it is short
+ASTRAY = ("diverged", "constant", "checkerboard", "flux", "misfit", "held_out", "rivals")
+
+
+@dataclass
+class Attempt:
+    """A trained model, and what it made of the image: at last and, where refined, by itself."""
+
+    model: Any
+    restored: Array
+    denoised: Array
+    own: tuple[Array, Array] | None
+    verdict: Verdict
+    uncertainty: Array | None = None
+
+
+def attempt(
+    train: Callable[[int], tuple[Any, tuple[Array, Array]]],
+    image: Array,
+    mask: Array | None = None,
+    *,
+    refined: bool,
+    again: bool,
+    uncertain: bool,
+    seconds: dict[str, float],
+    **tiles: Any,
+) -> Attempt:
+    """Train, restore and judge; where that failed, once more in another way.
+
+    Parameters
+    ----------
+    train : callable
+        Of the number of the attempt, 0 or 1: (the trained model, (f(y), g(f(y)))).
+    image : (Y, X) or (Z, Y, X) array
+        Filled where it is masked.
+    mask : array of bool, optional
+    refined : bool
+        Whether results are to be refined.
+    again : bool
+        Whether a second attempt may be made.
+    uncertain : bool
+        Whether the uncertainty is wanted.
+    seconds : dict
+        Where times are added: ``train`` and ``infer``, the verdict being of the latter.
+    **tiles
+        ``tile_size`` and ``tile_overlap`` of the inference.
+    """
+    try:
+        first = _one(train, 0, image, mask, refined, seconds, tiles)
+        failed = first.verdict.level == "failed"
+        wrong = {reason.name for reason in first.verdict.reasons if reason.level == "failed"}
+        why = first.verdict.reasons[0].text if failed else ""
+        again = (
+            again and bool(wrong) and wrong <= {*ASTRAY} and len(first.model.history) >= RETRY_FROM
+        )
+    except FloatingPointError as error:
+        if not again or getattr(error, "step", 0) == 0:
+            raise
+        first, failed, why = None, True, str(error)
+    if failed and again:
+        log.warning("the restoration failed (%s): once more with another seed and half the "
+                    "learning rate", why)  # fmt: skip
+        first = _better(first, _one(train, 1, image, mask, refined, seconds, tiles), why)
+    if uncertain:
+        start = time.perf_counter()
+        first.uncertainty = uncertainty(
+            first.model, image, first.restored, first.denoised, refined=first.own is not None,
+            numbers=first.verdict.numbers, **tiles,
+        )  # fmt: skip
+        seconds["infer"] += time.perf_counter() - start
+    return first
+
+
+def _one(train, number, image, mask, refined, seconds, tiles):
+    model, found = train(number)
+    for name, value in model.seconds.items():
+        seconds[name] += value
+    start, own = time.perf_counter(), None
+    if refined and can_refine(model.physics, image.size):
+        own, found = found, refine(image, *found, model.physics, mask)
+    verdict = judge(model, image, *found, mask=mask, own=own, **tiles)
+    seconds["infer"] += time.perf_counter() - start
+    return Attempt(model, *found, own, verdict)
+
+
+def _better(first, second, why):
+    """The one that missed held-out pixels by less; it says that there were two."""
+
+    def key(one):
+        order = ("ok", "doubtful", "failed").index(one.verdict.level)
+        return order, (one.verdict.numbers or {}).get("chi2", 0.0)
+
+    note = f"the second of two trainings, with another seed and half the learning rate: {why}"
+    best = second
+    if first is not None and key(first) <= key(second):
+        best = first
+        note = "a second training, with another seed and half the learning rate, was no better"
+    best.verdict = dataclasses.replace(best.verdict, note=note)
+    return best
+
+
+def worst(verdicts: dict[tuple[int, ...], Verdict]) -> Verdict:
+    """Of several images the worst verdict, which names them where they are not trusted."""
+    if len(verdicts) == 1:
+        return next(iter(verdicts.values()))
+    order = ("ok", "doubtful", "failed")
+    found = max(verdicts.values(), key=lambda verdict: order.index(verdict.level))
+    reasons = [
+        Reason(reason.name, reason.level, f"image[{', '.join(map(str, place))}]: {reason.text}")
+        for place, verdict in verdicts.items()
+        for reason in verdict.reasons
+    ]
+    reasons.sort(key=lambda reason: -order.index(reason.level))
+    return dataclasses.replace(found, reasons=tuple(reasons))

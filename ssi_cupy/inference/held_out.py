@@ -1,0 +1,74 @@
+"""What a trained network says of pixels that its training never saw, and that it is not shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.backend import contiguous, host, moved
+from ..engine.types import Array
+from ..masking import fill
+from ..training.missing import filled, validation
+from .predict import infer
+from .refinement import can_refine, refine
+
+
+def held_out_pixels(model: Any, shape: tuple[int, ...], mask: Array | None = None) -> Array | None:
+    """Which pixels of an image of `shape` the training of a model has not seen, on the CPU.
+
+    None where it has seen all, or was not of a single whole image.
+    """
+    recipe, five = model.recipe, (1,) * (5 - len(shape)) + tuple(shape)
+    if not recipe.validation or (recipe.crop and recipe.crop < max(shape[-2:])):
+        return None
+    masked = None if mask is None else mask.reshape(five)
+    like = np.zeros(1, np.float32)
+    found = validation(five, recipe.validation, model.seed, masked, like)
+    return found.reshape(shape).astype(bool)
+
+
+def blind_prediction(
+    model: Any,
+    image: Array,
+    pixels: Array,
+    refined: bool = False,
+    mask: Array | None = None,
+    **tiles: Any,
+) -> Array:
+    """g(f(y)) where f is not shown the held-out pixels: as (pixels,) of float64.
+
+    Parameters
+    ----------
+    model : SelfSupervisedInverse
+        A trained one.
+    image : (Y, X) or (Z, Y, X) array
+    pixels : array of bool of its shape
+    refined : bool
+        Refine the result as `refinement.refine` does, with the prediction itself in the place of
+        the held-out pixels.
+    mask : array of bool of its shape, optional
+        Which pixels say nothing.
+    **tiles
+        ``tile_size`` and ``tile_overlap`` of `infer`.
+
+    Returns
+    -------
+    (n,) array of float64, on the CPU
+    """
+    five = (1,) * (5 - image.ndim) + image.shape
+    y = host(image).astype(np.float64)
+    recipe, hidden = model.recipe, pixels.reshape(five).astype(np.uint8)
+    how = recipe.validation_fill or recipe.fill
+    mean = float(y[~pixels].mean())
+    masked = None if mask is None else mask.reshape(five)
+    options = {"sigma": recipe.fill_sigma * abs(model.units[1]), "mean": mean}
+    seen = fill(y.reshape(five), hidden, how, model.seed, 0, **options)
+    seen = filled(seen, masked).reshape(image.shape)  # what shows a hidden pixel is as blind
+    seen = moved(contiguous(seen), image)
+    sharp, blurred = infer(model, seen, True, True, **tiles)
+    if refined and can_refine(model.physics, image.size):
+        stand_in = filled(np.where(pixels, host(blurred), y).reshape(five), masked)
+        stand_in = moved(stand_in.reshape(image.shape), image)
+        _, blurred = refine(stand_in, sharp, blurred, model.physics, mask)
+    return host(blurred)[pixels].astype(np.float64)
