@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .engine.arrays import as_array, dims_of, is_data_array, spacing_of
 from .engine.backend import host, log
-from .engine.checks import InputError, point_spread_function
+from .engine.checks import InputError, point_spread_function, varying
 from .engine.types import Array, Spacing
 from .psf import prepare
 from .psf.measured import remarks_on
@@ -142,3 +143,31 @@ def told(psf: Array) -> Array:
     if remarks := remarks_on(psf):
         log.warning("the point-spread function has %s: see psf.prepare", ", ".join(remarks))
     return psf
+
+
+def blank(
+    stack: Array, masks: Array | None, places: Sequence[tuple[int, ...]], others: Sequence[str]
+) -> set[tuple[int, ...]]:
+    """The places of time points that hold a single value: a shutter that was closed. So do those
+    that are masked altogether."""
+    found = set()
+    for place in places:
+        name = f"image[{', '.join(map(str, place))}]" if place else "image"
+        y, mask = stack[place], None if masks is None else masks[place]
+        lost = mask is not None and mask.all()
+        try:
+            varying(y if mask is None or lost else host(y)[~mask], name)
+        except InputError as error:
+            frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
+            if len(frames) == 1:
+                raise
+            found.add(place)
+            if found.issuperset(frames):
+                raise
+            why = f"left as it is: expected {error.expected}, got {error.got}"
+            log.warning("%s is %s", name, "NaN: all of it is masked" if lost else why)
+    return found
+
+
+def _but_time(place, others):
+    return [i for i, a in zip(place, others, strict=True) if a != "T"]

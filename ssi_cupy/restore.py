@@ -14,10 +14,10 @@ from typing import Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from . import recipes
-from .axes import described, letters_and_psfs, on_grid, psf_spacing_of
+from .axes import blank, described, letters_and_psfs, on_grid, psf_spacing_of
 from .engine.arrays import named_as
-from .engine.backend import contiguous, empty, host, log, moved, resolve_device
-from .engine.checks import InputError, choice, varying
+from .engine.backend import contiguous, empty, log, moved, resolve_device
+from .engine.checks import InputError, choice
 from .engine.types import (
     ArrayLike,
     Callback,
@@ -330,7 +330,7 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     if len(places) > 1 and (checkpoint or resume):
         name = "checkpoint" if checkpoint else "resume"
         raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
-    blank = _blank(stack, masks, places, others)  # all of them before the first is trained on
+    closed = blank(stack, masks, places, others)  # all of them before the first is trained on
     seed = recipes.seed_from(rng)
     recipe = recipes.get(recipe)
     refine = recipe.refine if refine is None else refine
@@ -339,7 +339,7 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
     for place in places:
         y, mask = stack[place], None if masks is None else masks[place]
-        if place in blank:
+        if place in closed:
             lost = mask is not None and mask.all()
             restored[place] = denoised[place] = np.nan if lost else masked_image(y, mask)
             unsure[place] = np.nan
@@ -374,29 +374,3 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     result = Restoration(restored, denoised, model, model.history, seconds, len(model.history),
                          model.device, verdict, unsure, image, settings)  # fmt: skip
     return result if full_output else getattr(result, wanted)
-
-
-def _blank(stack, masks, places, others):
-    """The places of time points that hold a single value: a shutter that was closed. So do those
-    that are masked altogether."""
-    blank = set()
-    for place in places:
-        name = f"image[{', '.join(map(str, place))}]" if place else "image"
-        y, mask = stack[place], None if masks is None else masks[place]
-        lost = mask is not None and mask.all()
-        try:
-            varying(y if mask is None or lost else host(y)[~mask], name)
-        except InputError as error:
-            frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
-            if len(frames) == 1:
-                raise
-            blank.add(place)
-            if blank.issuperset(frames):
-                raise
-            told = f"left as it is: expected {error.expected}, got {error.got}"
-            log.warning("%s is %s", name, "NaN: all of it is masked" if lost else told)
-    return blank
-
-
-def _but_time(place, others):
-    return [i for i, a in zip(place, others, strict=True) if a != "T"]
