@@ -17,6 +17,7 @@ from ssi_cupy.ops.add import add
 from ssi_cupy.ops.conv import conv
 from ssi_cupy.ops.direct_convolution import direct_convolution
 from ssi_cupy.ops.fft_convolution import fft_convolution
+from ssi_cupy.ops.gaussian_convolution import gaussian_convolution
 from ssi_cupy.ops.loss_terms import bound, invariance, masked_loss, positivity, weighted_sum
 from ssi_cupy.ops.norm import batch_norm
 from ssi_cupy.ops.pad import branch, crop, pad
@@ -350,6 +351,30 @@ def image_and_transfer(*shape):
 for shape in ((2, 2, 1, 12, 15), (1, 2, 3, 6, 8)):
     row(f"FFT convolution, {shape[2]} planes", fft_convolution, image_and_transfer(*shape),
         periodic, linear=(0,))  # fmt: skip
+
+
+def blurred(x, parameters, centre):
+    """By numpy: the whole spectrum of a Gaussian, turned and displaced."""
+    sz, s, a, angle, *place = np.concatenate([np.exp(parameters[:2]), parameters[2:]])
+    fz, fy, fx = np.meshgrid(*map(np.fft.fftfreq, x.shape[2:]), indexing="ij")
+    u, v = np.cos(angle) * fx + np.sin(angle) * fy, np.cos(angle) * fy - np.sin(angle) * fx
+    power = (sz * fz) ** 2 + (s * np.exp(a) * u) ** 2 + (s * np.exp(-a) * v) ** 2
+    turn = sum(f * (t - c) for f, t, c in zip((fz, fy, fx), place, centre, strict=True))
+    transfer = np.exp(-2 * np.pi**2 * power - 2j * np.pi * turn)
+    return np.fft.ifftn(np.fft.fftn(x, axes=(2, 3, 4)) * transfer, axes=(2, 3, 4)).real
+
+
+def image_and_gaussian(shape, *parameters):
+    return lambda rng: (rng.normal(size=shape), np.array(parameters))
+
+
+for shape in ((2, 2, 1, 13, 15), (1, 2, 5, 9, 7)):
+    row(f"Gaussian convolution, {shape[2]} planes", gaussian_convolution,
+        image_and_gaussian(shape, -0.3, 0.2, 0.15, 0.6, 0.1, -0.3, 0.2),
+        partial(blurred, centre=(0, -2, 3)), wrt=(0, 1), linear=(0,), centre=(0, -2, 3))  # fmt: skip
+row("Gaussian convolution, even sizes", gaussian_convolution,
+    image_and_gaussian((1, 1, 4, 12, 16), 0.9, 0.8, -0.1, 0.4, 0, 0, 0),
+    partial(blurred, centre=(0, 0, 0)), linear=(0,))  # fmt: skip
 
 
 def convolved_valid(x, psf):
