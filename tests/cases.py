@@ -371,7 +371,8 @@ def image_and_gaussian(shape, *parameters):
 for shape in ((2, 2, 1, 13, 15), (1, 2, 5, 9, 7)):
     row(f"Gaussian convolution, {shape[2]} planes", gaussian_convolution,
         image_and_gaussian(shape, -0.3, 0.2, 0.15, 0.6, 0.1, -0.3, 0.2),
-        partial(blurred, centre=(0, -2, 3)), wrt=(0, 1), linear=(0,), centre=(0, -2, 3))  # fmt: skip
+        partial(blurred, centre=(0, -2, 3)), wrt=(0, 1), linear=(0,),
+        centre=(0, -2, 3))  # fmt: skip
 row("Gaussian convolution, even sizes", gaussian_convolution,
     image_and_gaussian((1, 1, 4, 12, 16), 0.9, 0.8, -0.1, 0.4, 0, 0, 0),
     partial(blurred, centre=(0, 0, 0)), linear=(0,))  # fmt: skip

@@ -80,7 +80,7 @@ gaussian_convolution = op(gaussian_convolution_forward, gaussian_convolution_bac
 # ---- the loops --------------------------------------------------------------------------------
 
 
-@kernel(grain=4)
+@kernel
 def gaussian_transfer_kernel(start, stop, parameters, transfer, width, cz, cy, cx):
     depth, height, columns, _ = transfer.shape
     wide_z, wide = np.exp(2.0 * parameters[0]), np.exp(2.0 * parameters[1])
