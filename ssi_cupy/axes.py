@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,16 @@ import numpy as np
 from .engine.arrays import as_array, dims_of, is_data_array, spacing_of
 from .engine.backend import host, log
 from .engine.checks import InputError, point_spread_function, varying
-from .engine.types import Array, Spacing
+from .engine.types import Array, Mode, Spacing
+from .physics import LearnedPSF
 from .psf import prepare
+from .psf.guess import width_of_image, widths_of_optics
 from .psf.measured import remarks_on
 from .training.network import LEAST_SIDE
 from .training.units import voxel
 
 AXES = "TCZYX"
+HIGHER = 2.0  # a guess: how much wider a blur is along Z, pixel by pixel
 
 
 def described(
@@ -171,3 +174,33 @@ def blank(
 
 def _but_time(place, others):
     return [i for i, a in zip(place, others, strict=True) if a != "T"]
+
+
+def guessed(
+    image: Array,
+    axes: str,
+    psf: Any,
+    optics: Mapping[str, float] | None,
+    spacing: Spacing | None,
+    mode: Mode,
+) -> list[LearnedPSF]:
+    """A PSF to be learned, for each channel: from a guess by the optics or by the image itself."""
+    if psf not in (None, "gaussian") or (psf is None and optics is None):
+        expected = "a point-spread function, 'gaussian' to learn one, or optics"
+        raise InputError("psf", expected, repr(psf))
+    deep = "Z" in axes
+    if optics is not None:
+        if not isinstance(optics, Mapping) or set(optics) - {"NA", "wvl", "ni"}:
+            raise InputError("optics", "a dict of NA, wvl and ni, which a Gaussian has", optics)
+        if missing := {"NA", "wvl"} - set(optics):
+            raise InputError("optics", f"{', '.join(sorted(missing))} too", repr(optics))
+        grid = voxel(spacing, 2 + deep)
+        if grid is None:
+            raise InputError("spacing", "the image's pixel size, as optics are given", "None")
+        sizes = (grid[0], grid[2]) if deep else (grid[2],)
+        return [LearnedPSF(widths_of_optics(**optics, spacing=sizes), mode=mode)]
+    order = [axes.index(a) for a in ("C", "T", "Z", "Y", "X") if a in axes]
+    planes = host(image).transpose(order)
+    channels = planes if "C" in axes else planes[None]
+    widths = [width_of_image(channel) for channel in channels]
+    return [LearnedPSF((HIGHER * w, w) if deep else w, mode=mode) for w in widths]

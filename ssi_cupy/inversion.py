@@ -51,7 +51,8 @@ from .unet import Network
 
 CHECKPOINT_EVERY = 100  # steps
 OF_A_FIT = (
-    "device net parameters statistics units symmetries wiener_levels _inputs history seconds"
+    "physics device net parameters statistics units symmetries wiener_levels _inputs history "
+    "seconds"
 ).split()
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
 from . import recipes
-from .axes import blank, described, letters_and_psfs, on_grid, psf_spacing_of
+from .axes import blank, described, guessed, letters_and_psfs, on_grid, psf_spacing_of
 from .engine.arrays import named_as
 from .engine.backend import contiguous, empty, log, moved, resolve_device
 from .engine.checks import InputError, choice
@@ -38,7 +39,7 @@ from .inference.tiling import sizes
 from .inference.verdict import Verdict
 from .inversion import SelfSupervisedInverse
 from .ops.pad import MODES
-from .physics import Identity, PSFConvolution
+from .physics import Identity, LearnedPSF, PSFConvolution
 from .recipes import Recipe
 from .training.missing import Mask, separated
 from .training.units import voxel
@@ -68,6 +69,8 @@ class Restoration:
     uncertainty : array of float32
         Standard deviation of `restored`, in its shape and units, at the frequencies that the PSF
         passes; see `inference/uncertainty.py`.
+    psf : LearnedPSF or None
+        What was learned, of the last image: ``sigma``, its relative ``error``, and ``told``.
     """
 
     restored: Float32Array
@@ -92,6 +95,10 @@ class Restoration:
             What repeats the run.
         """
         report.write(path, self, command)
+
+    @property
+    def psf(self) -> LearnedPSF | None:
+        return g if isinstance(g := self.model.physics, LearnedPSF) else None
 
     def __repr__(self) -> str:
         seconds = f"{sum(self.seconds.values()):.1f} s"
@@ -123,26 +130,41 @@ class Settings(TypedDict, total=False):
     resume: PathLike | None
 
 
+class Blind(Settings, total=False):
+    """And what `deconvolve` takes beside these."""
+
+    optics: Mapping[str, float] | None
+
+
 @overload
 def deconvolve(
-    image: ArrayLike, psf: ArrayLike, *, full_output: Literal[True], **settings: Unpack[Settings]
+    image: ArrayLike,
+    psf: ArrayLike | Literal["gaussian"] | None = None,
+    *,
+    full_output: Literal[True],
+    **settings: Unpack[Blind],
 ) -> Restoration: ...
 @overload
 def deconvolve(
     image: ArrayLike,
-    psf: ArrayLike,
+    psf: ArrayLike | Literal["gaussian"] | None = None,
     *,
     full_output: Literal[False] = False,
-    **settings: Unpack[Settings],
+    **settings: Unpack[Blind],
 ) -> Float32Array: ...
 @overload
 def deconvolve(
-    image: ArrayLike, psf: ArrayLike, *, full_output: bool, **settings: Unpack[Settings]
+    image: ArrayLike,
+    psf: ArrayLike | Literal["gaussian"] | None = None,
+    *,
+    full_output: bool,
+    **settings: Unpack[Blind],
 ) -> Float32Array | Restoration: ...
 def deconvolve(
     image: ArrayLike,
-    psf: ArrayLike,
+    psf: ArrayLike | Literal["gaussian"] | None = None,
     *,
+    optics: Mapping[str, float] | None = None,
     recipe: Recipe | str = recipes.DEFAULT,
     num_iter: int | None = None,
     rng: Rng = 0,
@@ -176,7 +198,12 @@ def deconvolve(
         the spacing, where those are not given.
     psf : (Y, X) or (Z, Y, X) array, or one for each channel
         The point-spread function, centred at the pixel ``shape // 2``. It is divided by its sum.
-        Several are a list, or an array with the image's axes but T.
+        Several are a list, or an array with the image's axes but T. "gaussian" for one whose width
+        is learned from the image (`physics.LearnedPSF` says what can be known), from a guess by
+        the image's spectrum or by the `optics`.
+    optics : dict, optional
+        Where no PSF is known: ``NA``, ``wvl`` and, for a volume, ``ni`` of the microscope, µm. A
+        Gaussian as wide as its PSF is the guess to learn from; needs `spacing`.
     recipe : Recipe
         How to train, see `ssi_cupy.recipes`.
     num_iter : int, optional
@@ -233,9 +260,15 @@ def deconvolve(
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
     pixels, masked = separated(image, mask)
-    axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
-    grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
-    physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs]
+    if psf is None or isinstance(psf, str):
+        axes, _ = letters_and_psfs(pixels, axes, channel_axis, None)
+        physics = guessed(pixels, axes, psf, optics, spacing, mode)
+    elif optics is not None:
+        raise InputError("optics", "None where a psf is given", repr(optics))
+    else:
+        axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
+        grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
+        physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs]
     return _restore(
         image, pixels, masked, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,

@@ -20,6 +20,7 @@ small; and none at which it ends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,16 @@ def gaussian_convolution_backward(gy: Array, saved: Any) -> tuple[Array, Array]:
 
 
 gaussian_convolution = op(gaussian_convolution_forward, gaussian_convolution_backward)
+
+
+def sampled(sigmas: Sequence[float], sizes: Sequence[int]) -> Array:
+    """A Gaussian along the axes at the centres of pixels, float64, sum 1; σ = 0 is no blur."""
+    psf = np.ones(())
+    for s, n in zip(sigmas, sizes, strict=True):
+        r = np.arange(n) - n // 2
+        line = np.exp(-((r / s) ** 2) / 2) if s > 1e-9 else (r == 0).astype(np.float64)
+        psf = np.multiply.outer(psf, line / line.sum())
+    return psf / psf.sum()
 
 
 # ---- the loops --------------------------------------------------------------------------------

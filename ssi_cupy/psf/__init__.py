@@ -21,6 +21,7 @@ from ..engine.checks import (
     told,
 )
 from ..engine.types import Float64Array, Sizes, Spacing
+from ..ops.gaussian_convolution import sampled
 from .measured import Preparation, prepare
 from .modalities import confocal, light_sheet, spinning_disk, two_photon
 from .optics import born_wolf, gibson_lanni, microscope
@@ -61,9 +62,4 @@ def gaussian(sigma: Spacing, *, ndim: int = 2, size: Sizes | None = None) -> Flo
     sigmas = per_axis(sigma, "sigma", ndim, real(0, MOST_PIXELS))
     if size is None:
         size = [2 * int(np.ceil(4 * s)) + 1 for s in sigmas]
-    psf = np.ones(())
-    for s, n in zip(sigmas, odd_sizes(size, len(sigmas)), strict=True):
-        r = np.arange(n) - n // 2
-        line = np.exp(-((r / s) ** 2) / 2) if s > 1e-9 else (r == 0).astype(np.float64)
-        psf = np.multiply.outer(psf, line / line.sum())
-    return psf / psf.sum()
+    return sampled(sigmas, odd_sizes(size, len(sigmas)))

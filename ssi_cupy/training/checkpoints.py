@@ -28,6 +28,7 @@ def save(training: Any, path: PathLike) -> None:
     arrays |= {f"adam_{k}": v for k, v in training.optimiser.state().items()}
     if training.average:
         arrays |= {f"average_{k}": v for k, v in training.average.state().items()}
+    arrays |= training.learning.state()
     model_file.write(path, "checkpoint", _identity(training), arrays, "checkpoint")
 
 
@@ -44,6 +45,7 @@ def load(training: Any, path: PathLike) -> None:
         training.optimiser.load({k[5:]: v for k, v in arrays.items() if k.startswith("adam_")})
         if training.average:
             training.average.load({k[8:]: v for k, v in arrays.items() if k.startswith("average_")})
+        training.learning.load(arrays)
         for name in ("parameters", "statistics"):
             getattr(training, name)[...] = moved(arrays[name], training.parameters)
             training.best[name][...] = moved(arrays[f"best_{name}"], training.parameters)

@@ -27,7 +27,8 @@ def forward_model(g: Any, recipe: Recipe, y: Array, offset: float = 0.0, scale: 
 
     if recipe.broaden and isinstance(g, PSFConvolution):
         weights = BROADEN[None] / BROADEN.sum()
-        g = PSFConvolution(**g.settings() | {"psf": convolve(g.psf, weights)})
+        psf = convolve(g.psf, weights)
+        g = PSFConvolution(psf, mode=g.mode, method=g.method, normalise=False)
     parts = [Clamp(0, 1)] if recipe.clamp else []
     parts.append(_in_units(g, offset, scale, y))
     if recipe.sensor:
@@ -77,6 +78,8 @@ def allowed_symmetries(g: Any, recipe: Recipe | None = None) -> list[Symmetry]:
         return list(recipe.augment)
     if isinstance(g, Identity):
         return symmetry.every(2)
+    if {"anisotropy", "shift"} & set(getattr(g, "learn", ())):
+        return [symmetry.IDENTITY]  # what it will be is not known yet
     if isinstance(g, PSFConvolution):
         return symmetry.of_psf(g.psf[0] if len(g.psf) == 1 else g.psf)
     return [symmetry.IDENTITY]

@@ -39,7 +39,7 @@ class NetworkInputs:
     def __init__(self, g: object, levels: Iterable[float]) -> None:
         self.of = g, list(levels)
         self.levels = [float(n) for n in self.of[1]] if _blurs(g) else []
-        self._filters = [_Filter(wiener_kernel(g.psf, n)) for n in self.levels]
+        self._filters = [_Filter(wiener_kernel(_kernel(g), n)) for n in self.levels]
         self.reach = (
             tuple(k // 2 for k in self._filters[0].psf.shape) if self._filters else 3 * (0,)
         )
@@ -100,3 +100,8 @@ class _Filter(PSFConvolution):
 
 def _blurs(g):
     return isinstance(g, PSFConvolution) and g.psf.size > 1
+
+
+def _kernel(g):
+    """A PSF that is learned changes; what the network is shown does not."""
+    return getattr(g, "guessed_psf", g.psf)

@@ -34,6 +34,7 @@ from .batches import WholeImage
 from .forward_model import allowed_symmetries, forward_model, margin_of, reach_of, wraps
 from .image_sets import Images
 from .inputs import levels_for
+from .learning import OWN, PSFLearning
 from .loss_settings import losses_for
 from .missing import filled, of_all_channels, seen
 from .network import network_for
@@ -42,7 +43,8 @@ from .progress import diverged
 from .units import units_of, voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
-REPORT = 16  # sum of the parameters, loss, validation loss, and the loss's parts
+REPORT = 32  # sum of the parameters, loss, validation loss, and the loss's parts; at the end
+LEARNED = 18  # from here what the PSF's parameters are, and their slopes
 
 
 class Training:
@@ -84,7 +86,8 @@ class Training:
             self.source, y, shown = self._of_many(image)
         else:
             self.source, y, shown = self._of_one(image, of_all_channels(masked), source)
-        self.g = forward_model(model.physics, recipe, y, *model.units)
+        self.learning = PSFLearning(model, recipe, steps, self.source.like)
+        self.g = forward_model(self.learning.g, recipe, y, *model.units)
         spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
         ends = self.source.ends() if isinstance(image, Images) else None
         self.losses = losses_for(model.physics, recipe, y, *model.units, spacing, ends, shown)
@@ -97,7 +100,7 @@ class Training:
         )
         self.transformed = {}  # these three by their shape, of the same memory
         self.capture = Capture(is_cupy(like) and model.graph and _is_ours(model.physics))
-        self.numbers = Numbers(NUMBERS, like)
+        self.numbers = Numbers(NUMBERS + OWN * bool(self.learning), like)
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
         self.parts = ()  # names of the loss's terms
 
@@ -173,7 +176,7 @@ class Training:
         """(image → masking → unet → physics → losses → tape.backward) × accumulate → optim."""
         recipe, step = self.recipe, self.done
         lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
-        update = self.optimiser.count(lr)
+        update = self.optimiser.count(lr) | self.learning.count(step)
         with self.capture as run:
             for part in range(recipe.accumulate):
                 draw = step * recipe.accumulate + part
@@ -184,6 +187,7 @@ class Training:
             run("update", self._update)
             report = host(self.report)  # the one look at the device, which waits for all this
             check, loss, validation, *parts = report.tolist()
+            self.learning.saw(report[LEARNED:])
             if self.average:
                 self.average.steps += 1
             validation = self._validated(step, validation)
@@ -235,6 +239,8 @@ class Training:
         self.optimiser.move(self.parameters, self.gradient, **numbers)
         if self.average:
             self.average.fold(self.parameters)
+        if self.learning:
+            self.sums[LEARNED:] = self.learning.update(self.sums[3:4], self.numbers)
         # A ReLU hides a NaN from the loss, so the weights are looked at too.
         self.sums[:1] = total(self.parameters)
         self.report[...] = self.sums
@@ -353,6 +359,7 @@ class Training:
             model.parameters, model.statistics = self.average.value(), self.statistics
         else:
             model.parameters, model.statistics = self.parameters, self.statistics
+        self.learning.finish()
         if self.recipe.calibrate:
             model.statistics = self._calibrated(model.parameters)
 

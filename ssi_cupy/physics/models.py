@@ -1,24 +1,4 @@
-"""Forward models g: what the instrument makes of a sharp image.
-
-A linear model has ``forward(x)`` and ``adjoint(y)``; any other has ``forward(x)`` and
-``backward(gy, x)``, the gradient by x of <gy, forward(x)>. Both work on (N, C, Z, Y, X) arrays and
-leave them alone. Nothing else is asked of a model, so a user's own needs no base class; `apply`
-puts any of them on the tape.
-
->>> import numpy as np
->>> class EveryOther:  # a camera that sees each second column
-...     def forward(self, x):
-...         return x[..., ::2]
-...     def adjoint(self, y):
-...         x = np.zeros((*y.shape[:-1], 2 * y.shape[-1]), y.dtype)
-...         x[..., ::2] = y
-...         return x
->>> model = Composition(PSFConvolution(np.ones((3, 3))), EveryOther())
->>> apply(model, np.ones((1, 1, 1, 4, 6))).shape
-(1, 1, 1, 4, 3)
-
-`to_dict` makes plain arrays and numbers of a model of this file, `from_dict` a model of these.
-"""
+"""The models that have no parameters to learn, and what puts any model on the tape."""
 
 from __future__ import annotations
 
@@ -27,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from .engine import backend, checks, fourier
-from .engine.arrays import as_array
-from .engine.checks import InputError
-from .engine.devices import called
-from .engine.types import Array, ArrayLike, ForwardModel, Method, Mode, T
-from .ops.direct_convolution import direct_convolution
-from .ops.fft_convolution import direct_is_faster, fast_shape, fft_convolution, transfer_function
-from .ops.pad import MODES, axis_maps, crop, pad
-from .ops.pointwise import clamp, sensor_response
-from .tape import op
+from ..engine import backend, checks, fourier
+from ..engine.arrays import as_array
+from ..engine.checks import InputError
+from ..engine.devices import called
+from ..engine.types import Array, ArrayLike, ForwardModel, Method, Mode, T
+from ..ops.direct_convolution import direct_convolution
+from ..ops.fft_convolution import direct_is_faster, fast_shape, fft_convolution, transfer_function
+from ..ops.pad import MODES, axis_maps, crop, pad
+from ..ops.pointwise import clamp, sensor_response
+from ..tape import op
 
 PLANS = 4  # transfer functions that a PSFConvolution keeps, one per image shape and dtype
 
@@ -354,46 +334,3 @@ class Composition:
 
 def _sizes(shape):
     return "×".join(map(str, shape))
-
-
-_KINDS = {kind.__name__: kind for kind in (Identity, PSFConvolution, Clamp, SensorResponse)}
-
-
-def to_dict(model: object) -> dict[str, Any]:
-    """A model as a flat dict of str, numbers, bools and arrays, for `from_dict`.
-
-    Raises
-    ------
-    InputError
-        If `model` is not one of this file.
-    """
-    if isinstance(model, Composition):
-        parts = [(f"{i}.", to_dict(part)) for i, part in enumerate(model.models)]
-        flat = {number + name: part[name] for number, part in parts for name in part}
-        return {"class": "Composition", "length": len(parts), **flat}
-    if _KINDS.get(type(model).__name__) is not type(model):
-        expected = "a model of ssi_cupy.physics (a file cannot hold code)"
-        raise InputError("physics", expected, _name(model))
-    return {"class": type(model).__name__, **model.settings()}
-
-
-def from_dict(values: dict[str, Any]) -> Any:
-    """The model that `to_dict` wrote. Values may have become 0-d arrays, as in an npz file."""
-    checks.made_of(dict)(values, "physics")
-    values = {k: v.item() if getattr(v, "ndim", None) == 0 else v for k, v in values.items()}
-    kind = values.pop("class", None)
-    if kind == "Composition":
-        length = checks.positive_int(values.pop("length", 0), "physics", most=len(values))
-        parts = [{} for _ in range(length)]
-        for name, value in values.items():
-            i, _, rest = name.partition(".")
-            if i.isdecimal() and int(i) < length:
-                parts[int(i)][rest] = value
-        return Composition(*map(from_dict, parts))
-    try:
-        model = _KINDS[kind](**values)
-        if missing := set(model.settings()) - set(values):
-            raise TypeError(f"no {', '.join(sorted(missing))}")
-        return model
-    except (KeyError, TypeError) as error:
-        raise InputError("physics", "a model that to_dict wrote", f"{kind!r} ({error})") from None

@@ -1,0 +1,138 @@
+"""How a training learns the parameters of its forward model along with the network.
+
+They follow the gradient of ``log(loss) − PUSH · log σ + PRIOR · (log σ − log guess)² / 2`` (why, is
+in `physics/learned.py`), by an Adam and a rate of their own, once the network has learned enough
+for the loss to mean something. What comes out is their mean over the last steps, and the standard
+error of log σ: the scatter of the gradient divided by its slope, with what the method itself is off
+by beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..engine.backend import moved, namespace
+from ..engine.checks import InputError
+from ..engine.types import Array
+from ..ops.gaussian_convolution import NUMBER
+from ..optim import Adam
+from ..physics import LearnedPSF
+from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, live, replaced
+from ..recipes import Recipe
+
+RATE, BETAS = 0.03, (0.9, 0.99)
+START = 0.2  # of the training, before which nothing is learned
+SETTLED = 0.25  # of the training, at its end: what is averaged
+METHOD = 0.06  # standard error of log σ by the method, over images (python -m bench blind)
+OWN = ("own_rate", "own_root")  # numbers of a step
+FEWEST = 10  # steps whose slope says anything
+
+
+class PSFLearning:
+    """The parameters of a live PSF, and what moves them.
+
+    Attributes
+    ----------
+    g : object
+        The forward model to train with.
+    trace : list of list of float
+        Of each step: the parameters, and the gradient by them in units of the loss.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, steps: int, like: Array) -> None:
+        self.model, self.steps, self.trace = model, steps, []
+        self.g, self.live = live(model.physics, like)
+        if self.live is None:
+            return
+        if recipe.broaden:
+            raise InputError("recipe", "one that does not broaden the PSF, where it is learned",
+                             repr(recipe.name))  # fmt: skip
+        source: LearnedPSF = self.live.source
+        self.mask = np.isin(range(NUMBER), [i for name in source.learn for i in NAMES[name]])
+        guess = np.where(np.isneginf(source.guess), -50.0, source.guess)  # no width along Z
+        start = np.where(np.isneginf(source.parameters), -50.0, source.parameters)
+        room = np.log(FACTOR) * np.array([1, 1, 1, 0, 0, 0, 0]) + [0, 0, 0, np.pi, 3, 3, 3]
+        arrays = self.mask, guess, start, PUSH, guess - room, guess + room
+        arrays = [moved(np.asarray(a, np.float32), like) for a in arrays]
+        self.learned, self.guess, start, self.push, self.low, self.high = arrays
+        self.live.parameters[...] = start
+        self.optimiser = Adam(len(PUSH), np.float32, lr=RATE, betas=BETAS, like=like)
+
+    def __bool__(self) -> bool:
+        return self.live is not None
+
+    def count(self, step: int) -> dict[str, float]:
+        """The numbers of a step for `update`; a rate of 0 until the network has learned."""
+        begin = START * self.steps
+        if not self:
+            return {}
+        if step < begin:
+            return dict.fromkeys(OWN, 0.0)
+        left = (self.steps - step) / max(self.steps - begin, 1)
+        numbers = self.optimiser.count(RATE * max(left, 0.1))
+        return {"own_rate": numbers["rate"], "own_root": numbers["root"]}
+
+    def saw(self, report: Array) -> None:
+        """Keep what `update` returned."""
+        if self:
+            self.trace.append(report.tolist())
+
+    def update(self, loss: Array, numbers: Any) -> Array:
+        """Move the parameters: work for the device alone. Returns them and their slopes."""
+        p, loss = self.live.parameters, loss.astype(np.float32)
+        slope = self.live.gradient / np.maximum(loss, np.float32(1e-12))
+        pull = slope - self.push + np.float32(PRIOR) * (p - self.guess)
+        nothing = numbers["draw"] * 0
+        self.optimiser.move(p, pull * self.learned, rate=numbers["own_rate"],
+                            root=numbers["own_root"], sigma=nothing, step=nothing)  # fmt: skip
+        p[...] = np.minimum(np.maximum(p, self.low), self.high)
+        self.live.gradient[...] = 0
+        return namespace(p).concatenate([p, slope])
+
+    def state(self) -> dict[str, Array]:
+        """What it remembers, for a checkpoint."""
+        if not self:
+            return {}
+        moments = {f"learned_{name}": value for name, value in self.optimiser.state().items()}
+        parameters = self.live.parameters.copy()
+        return moments | {"learned": parameters, "learned_trace": np.array(self.trace)}
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from a `state`; a KeyError or ValueError where it is none."""
+        if not self:
+            return
+        trace = arrays["learned_trace"]
+        if trace.shape != (len(arrays["history"]), 2 * NUMBER) or np.isnan(trace).any():
+            raise ValueError(f"learned_trace: shape {trace.shape}")
+        moments = ("first", "second", "steps")
+        self.optimiser.load({name: arrays[f"learned_{name}"] for name in moments})
+        self.live.parameters[...] = moved(arrays["learned"].astype(np.float32), self.guess)
+        self.trace = trace.tolist()
+
+    def finish(self) -> None:
+        """Leave what was learned in the model."""
+        if not self or not self.trace:
+            return
+        trace = np.array(self.trace)[int(START * self.steps) :]
+        if not len(trace):
+            return
+        half = trace.shape[1] // 2
+        last = trace[-max(int(SETTLED * self.steps), 1) :]
+        source = self.live.source
+        found = np.where(np.isneginf(source.guess), -np.inf, last[:, :half].mean(axis=0))
+        found = np.where(self.mask, found, source.parameters)
+        learned = source.found(found, self._error(trace, last, half))
+        self.model.physics = replaced(self.model.physics, source, learned)
+
+    def _error(self, trace, last, half):
+        """The standard error of log σ: how the slope scatters, by how it changed as σ did."""
+        place, slope = trace[:, 1], trace[:, half + 1]
+        if np.ptp(place) < 0.02 or len(trace) < FEWEST:
+            bend = 0.0
+        else:
+            bend = float(np.polyfit(place, slope, 1)[0])
+        scatter = last[:, half + 1].std() / np.sqrt(max(len(last) / 4, 1))
+        return float(np.hypot(METHOD, scatter / max(bend, 1e-2)))
