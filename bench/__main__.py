@@ -10,6 +10,7 @@ BENCHES = {
         "table3": "losses with one pass and with two, on the benchmark's images",
         "table4": "the same in 3-D, on a volume of random filaments",
         "real": "pictures of real volumes, restored: light sheet, widefield",
+        "blind": "a width that is learned from wrong guesses, beside the true and the wrong one",
         "denoising": "blind-spot denoising with a PSF: four variants, and what another PSF does",
         "figures": "the papers' figures 3 and 4, from what table1 --keep has left",
     },

@@ -139,7 +139,7 @@ class Blind(Settings, total=False):
 @overload
 def deconvolve(
     image: ArrayLike,
-    psf: ArrayLike | Literal["gaussian"] | None = None,
+    psf: ArrayLike | Literal["gaussian"] | None,
     *,
     full_output: Literal[True],
     **settings: Unpack[Blind],
@@ -147,7 +147,7 @@ def deconvolve(
 @overload
 def deconvolve(
     image: ArrayLike,
-    psf: ArrayLike | Literal["gaussian"] | None = None,
+    psf: ArrayLike | Literal["gaussian"] | None,
     *,
     full_output: Literal[False] = False,
     **settings: Unpack[Blind],
@@ -155,10 +155,18 @@ def deconvolve(
 @overload
 def deconvolve(
     image: ArrayLike,
-    psf: ArrayLike | Literal["gaussian"] | None = None,
+    psf: ArrayLike | Literal["gaussian"] | None,
     *,
     full_output: bool,
     **settings: Unpack[Blind],
+) -> Float32Array | Restoration: ...
+@overload
+def deconvolve(
+    image: ArrayLike,
+    *,
+    optics: Mapping[str, float],
+    full_output: bool = False,
+    **settings: Unpack[Settings],
 ) -> Float32Array | Restoration: ...
 def deconvolve(
     image: ArrayLike,

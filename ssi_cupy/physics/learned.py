@@ -35,7 +35,7 @@ from ..ops.gaussian_convolution import NUMBER, gaussian_convolution, sampled
 from ..ops.pad import crop, pad
 from .models import Composition, PSFConvolution
 
-PUSH = np.array([0.05, 0.1, 0, 0, 0, 0, 0])  # of the loss, for each e-fold of σ_z and σ
+PUSH = np.array([0.065, 0.13, 0, 0, 0, 0, 0])  # of the loss, for each e-fold of σ_z and σ
 PRIOR = 0.02  # of the loss, for an e-fold squared away from the guess
 NAMES = {"sigma_z": [0], "sigma": [1], "anisotropy": [2, 3], "shift": [4, 5, 6]}
 REACH = 5.0  # times the guess: pixels of the kernel while it is learned, and beyond them it fades

@@ -2,9 +2,9 @@
 
 They follow the gradient of ``log(loss) − PUSH · log σ + PRIOR · (log σ − log guess)² / 2`` (why, is
 in `physics/learned.py`), by an Adam and a rate of their own, once the network has learned enough
-for the loss to mean something. What comes out is their mean over the last steps, and the standard
-error of log σ: the scatter of the gradient divided by its slope, with what the method itself is off
-by beside it.
+for the loss to mean something. What comes out is their mean over the last steps. The standard error
+of log σ is some times that which it would have if the sharp image were known, by Fisher's
+information, and beside it what the method itself is off by.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ..physics import LearnedPSF
 from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, live, replaced
 from ..recipes import Recipe
 
-RATE, BETAS = 0.03, (0.9, 0.99)
-START = 0.2  # of the training, before which nothing is learned
+RATE, BETAS = 0.05, (0.9, 0.99)
+START = 0.15  # of the training, before which nothing is learned
 SETTLED = 0.25  # of the training, at its end: what is averaged
+STEP = 0.1  # of log σ, for a derivative
+UNKNOWN = 3.0  # times the error that log σ would have, were the sharp image known
 METHOD = 0.06  # standard error of log σ by the method, over images (python -m bench blind)
 OWN = ("own_rate", "own_root")  # numbers of a step
-FEWEST = 10  # steps whose slope says anything
 
 
 class PSFLearning:
@@ -112,27 +113,33 @@ class PSFLearning:
         self.live.parameters[...] = moved(arrays["learned"].astype(np.float32), self.guess)
         self.trace = trace.tolist()
 
-    def finish(self) -> None:
-        """Leave what was learned in the model."""
-        if not self or not self.trace:
+    def finish(self, x: Array, noise: float) -> None:
+        """Leave what was learned in the model.
+
+        Parameters
+        ----------
+        x : (N, C, Z, Y, X) array
+            What the network makes of the image, or of a part of it.
+        noise : float
+            Of the image.
+        """
+        begin = int(START * self.steps)
+        last = np.array(self.trace[max(begin, len(self.trace) - int(SETTLED * self.steps)) :])
+        if not len(last):
             return
-        trace = np.array(self.trace)[int(START * self.steps) :]
-        if not len(trace):
-            return
-        half = trace.shape[1] // 2
-        last = trace[-max(int(SETTLED * self.steps), 1) :]
         source = self.live.source
-        found = np.where(np.isneginf(source.guess), -np.inf, last[:, :half].mean(axis=0))
-        found = np.where(self.mask, found, source.parameters)
-        learned = source.found(found, self._error(trace, last, half))
+        found = np.where(self.mask, last[:, :NUMBER].mean(axis=0), source.parameters)
+        error = float(np.hypot(METHOD, UNKNOWN / max(self._information(x, found, noise), 1e-3)))
+        learned = source.found(found, error)
         self.model.physics = replaced(self.model.physics, source, learned)
 
-    def _error(self, trace, last, half):
-        """The standard error of log σ: how the slope scatters, by how it changed as σ did."""
-        place, slope = trace[:, 1], trace[:, half + 1]
-        if np.ptp(place) < 0.02 or len(trace) < FEWEST:
-            bend = 0.0
-        else:
-            bend = float(np.polyfit(place, slope, 1)[0])
-        scatter = last[:, half + 1].std() / np.sqrt(max(len(last) / 4, 1))
-        return float(np.hypot(METHOD, scatter / max(bend, 1e-2)))
+    def _information(self, x, found, noise):
+        """The square root of Fisher's information on log σ, were the sharp image known."""
+        sides = []
+        for change in (STEP, -STEP):
+            moved_one = np.where(np.isneginf(found), -50.0, found)
+            moved_one[1] += change
+            self.live.parameters[...] = moved(moved_one.astype(np.float32), self.guess)
+            sides.append(self.live.forward(x))
+        slope = (sides[0] - sides[1]) / (2 * STEP)
+        return float(np.sqrt((slope.astype(np.float64) ** 2).sum()) / max(noise, 1e-6))

@@ -359,9 +359,13 @@ class Training:
             model.parameters, model.statistics = self.average.value(), self.statistics
         else:
             model.parameters, model.statistics = self.parameters, self.statistics
-        self.learning.finish()
         if self.recipe.calibrate:
             model.statistics = self._calibrated(model.parameters)
+        if self.learning:
+            y = next(iter(self.source.every()))
+            x, _ = unet_forward(self._shown(y), model.parameters, net=self.net,
+                                statistics=model.statistics, keep=False)  # fmt: skip
+            self.learning.finish(x, noise_of(model.physics, y))
 
     def _calibrated(self, parameters):
         """Means and variances over the image with nothing hidden, in all its symmetries."""

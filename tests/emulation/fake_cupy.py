@@ -79,6 +79,9 @@ class ndarray(NDArrayOperatorsMixin):
             return self.copy().reshape(*shape)
         return self._view(reshaped)
 
+    def view(self, dtype):
+        return self._view(self._a.view(dtype))
+
     def swapaxes(self, *axes):
         return self._view(self._a.swapaxes(*axes))
 

@@ -24,7 +24,7 @@ from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.ops import conv, conv_tiling, tensor_cores
 from ssi_cupy.ops.direct_convolution import direct_convolution_forward
 from ssi_cupy.ops.norm import batch_affine
-from ssi_cupy.physics import PSFConvolution
+from ssi_cupy.physics import LearnedPSF, PSFConvolution
 from ssi_cupy.unet import PlainUNet, ResidualUNet, UNet, unet
 
 pytestmark = pytest.mark.skipif(
@@ -153,11 +153,20 @@ THIN = dataclasses.replace(
 )  # fmt: skip
 
 
+UNKNOWN = LearnedPSF(1.2)
+
+
 @pytest.mark.parametrize(
-    "recipe, threads, backwards",
-    [(recipes.SSI, 64, True), (recipes.DEFAULT, 256, False), (THIN, 64, True), (THIN, 256, False)],
+    "recipe, threads, backwards, psf",
+    [
+        (recipes.SSI, 64, True, None),
+        (recipes.DEFAULT, 256, False, None),
+        (recipes.DEFAULT, 64, True, UNKNOWN),
+        (THIN, 64, True, None),
+        (THIN, 256, False, None),
+    ],
 )
-def test_a_training_goes_the_same_way(monkeypatch, recipe, threads, backwards):
+def test_a_training_goes_the_same_way(monkeypatch, recipe, threads, backwards, psf):
     """The whole pipeline: masks, network, blur, losses, gradients, weights.
 
     With Adam's usual eps, a first step goes by the signs of gradients, and a sign of nearly nothing
@@ -167,7 +176,7 @@ def test_a_training_goes_the_same_way(monkeypatch, recipe, threads, backwards):
     rng = np.random.default_rng(0)
     image = rng.random((16, 19), np.float32)
     large = np.tile(image, (2, 2))
-    physics = PSFConvolution(rng.uniform(size=(3, 4)))
+    physics = psf or PSFConvolution(rng.uniform(size=(3, 4)))
 
     def train():
         model = SelfSupervisedInverse(physics, recipe, rng=3)

@@ -81,6 +81,23 @@ def test_a_graph_gives_the_bits_of_eager_steps(device, name):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_graph_learns_a_psf_to_the_bits_of_eager_steps(device):
+    """The transfer function is computed within the graph, from parameters that change."""
+    found = []
+    for graph in (False, True):
+        model = model_of(g=physics.LearnedPSF(1.2), graph=graph)
+        training = Training(model, picture((18, 21))[None, None, None].astype(np.float64), 10)
+        arrays, history = walked(training, 10)
+        training.finish()
+        found.append((arrays, history, training.learning.trace, model.physics.parameters))
+    eager, replayed = found
+    assert device.counts["replays"] >= 8 and replayed[1] == eager[1] and replayed[2] == eager[2]
+    np.testing.assert_array_equal(replayed[3], eager[3])
+    assert np.ptp(np.array(eager[2])[:, 1]) > 0.01
+    for ours, theirs in zip(replayed[0], eager[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler was found")
 def test_launches_are_captured_and_replayed(monkeypatch):
     """The way through the launcher, with the kernels themselves, for a small network."""
