@@ -17,11 +17,13 @@ import numpy as np
 from ..engine.backend import moved, namespace
 from ..engine.checks import InputError
 from ..engine.types import Array
+from ..noise import noise_of
 from ..ops.gaussian_convolution import NUMBER
 from ..optim import Adam
 from ..physics import LearnedPSF
 from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, live, replaced
 from ..recipes import Recipe
+from ..unet import unet_forward
 
 RATE, BETAS = 0.05, (0.9, 0.99)
 START = 0.15  # of the training, before which nothing is learned
@@ -77,13 +79,16 @@ class PSFLearning:
         return {"own_rate": numbers["rate"], "own_root": numbers["root"]}
 
     def saw(self, report: Array) -> None:
-        """Keep what `update` returned."""
+        """Keep what `update` wrote down."""
         if self:
-            self.trace.append(report.tolist())
+            self.trace.append(report[-2 * NUMBER :].tolist())
 
-    def update(self, loss: Array, numbers: Any) -> Array:
-        """Move the parameters: work for the device alone. Returns them and their slopes."""
-        p, loss = self.live.parameters, loss.astype(np.float32)
+    def update(self, sums: Array, numbers: Any) -> None:
+        """Move the parameters: work for the device alone. What they are, and the slopes of the
+        loss's first part by them, goes to the end of `sums`, which holds that part."""
+        if not self:
+            return
+        p, loss = self.live.parameters, sums[3:4].astype(np.float32)
         slope = self.live.gradient / np.maximum(loss, np.float32(1e-12))
         pull = slope - self.push + np.float32(PRIOR) * (p - self.guess)
         nothing = numbers["draw"] * 0
@@ -91,7 +96,7 @@ class PSFLearning:
                             root=numbers["own_root"], sigma=nothing, step=nothing)  # fmt: skip
         p[...] = np.minimum(np.maximum(p, self.low), self.high)
         self.live.gradient[...] = 0
-        return namespace(p).concatenate([p, slope])
+        sums[-2 * NUMBER :] = namespace(p).concatenate([p, slope])
 
     def state(self) -> dict[str, Array]:
         """What it remembers, for a checkpoint."""
@@ -113,25 +118,21 @@ class PSFLearning:
         self.live.parameters[...] = moved(arrays["learned"].astype(np.float32), self.guess)
         self.trace = trace.tolist()
 
-    def finish(self, x: Array, noise: float) -> None:
-        """Leave what was learned in the model.
-
-        Parameters
-        ----------
-        x : (N, C, Z, Y, X) array
-            What the network makes of the image, or of a part of it.
-        noise : float
-            Of the image.
-        """
+    def finish(self, training: Any) -> None:
+        """Leave what was learned in the model of a `Training`, whose network is done."""
         begin = int(START * self.steps)
         last = np.array(self.trace[max(begin, len(self.trace) - int(SETTLED * self.steps)) :])
         if not len(last):
             return
-        source = self.live.source
+        source, model = self.live.source, self.model
+        y = next(iter(training.source.every()))
+        x, _ = unet_forward(training._shown(y), model.parameters, net=training.net,
+                            statistics=model.statistics, keep=False)  # fmt: skip
+        noise = noise_of(source, y)
         found = np.where(self.mask, last[:, :NUMBER].mean(axis=0), source.parameters)
         error = float(np.hypot(METHOD, UNKNOWN / max(self._information(x, found, noise), 1e-3)))
         learned = source.found(found, error)
-        self.model.physics = replaced(self.model.physics, source, learned)
+        model.physics = replaced(model.physics, source, learned)
 
     def _information(self, x, found, noise):
         """The square root of Fisher's information on log σ, were the sharp image known."""

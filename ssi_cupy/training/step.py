@@ -43,8 +43,7 @@ from .progress import diverged
 from .units import units_of, voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
-REPORT = 32  # sum of the parameters, loss, validation loss, and the loss's parts; at the end
-LEARNED = 18  # from here what the PSF's parameters are, and their slopes
+REPORT = 32  # sum of the parameters, loss, validation loss, and the loss's parts; what is learned
 
 
 class Training:
@@ -187,7 +186,7 @@ class Training:
             run("update", self._update)
             report = host(self.report)  # the one look at the device, which waits for all this
             check, loss, validation, *parts = report.tolist()
-            self.learning.saw(report[LEARNED:])
+            self.learning.saw(report)
             if self.average:
                 self.average.steps += 1
             validation = self._validated(step, validation)
@@ -239,8 +238,7 @@ class Training:
         self.optimiser.move(self.parameters, self.gradient, **numbers)
         if self.average:
             self.average.fold(self.parameters)
-        if self.learning:
-            self.sums[LEARNED:] = self.learning.update(self.sums[3:4], self.numbers)
+        self.learning.update(self.sums, self.numbers)
         # A ReLU hides a NaN from the loss, so the weights are looked at too.
         self.sums[:1] = total(self.parameters)
         self.report[...] = self.sums
@@ -361,11 +359,7 @@ class Training:
             model.parameters, model.statistics = self.parameters, self.statistics
         if self.recipe.calibrate:
             model.statistics = self._calibrated(model.parameters)
-        if self.learning:
-            y = next(iter(self.source.every()))
-            x, _ = unet_forward(self._shown(y), model.parameters, net=self.net,
-                                statistics=model.statistics, keep=False)  # fmt: skip
-            self.learning.finish(x, noise_of(model.physics, y))
+        self.learning.finish(self)
 
     def _calibrated(self, parameters):
         """Means and variances over the image with nothing hidden, in all its symmetries."""
