@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PLACES = (
-    "ssi_cupy/ops/*.py ssi_cupy/losses.py ssi_cupy/physics.py ssi_cupy/masking.py "
+    "ssi_cupy/ops/*.py ssi_cupy/losses.py ssi_cupy/physics/*.py ssi_cupy/masking.py "
     "ssi_cupy/optim.py ssi_cupy/inference/*.py ssi_cupy/training/patches.py kernels/*.cu"
 ).split()
 OPERATORS = [  # what is found, and what is put in its place; spaces keep names and C++ types whole
@@ -39,7 +39,8 @@ OPERATORS = [  # what is found, and what is put in its place; spaces keep names 
 EMULATED = "tests/engine/gpu/test_emulation.py"
 TESTS = {  # of a file, by its path
     "ssi_cupy/ops/": f"tests/ops {EMULATED} tests/unet", "kernels/": f"{EMULATED} tests/ops",
-    "ssi_cupy/losses.py": "tests/test_losses.py", "ssi_cupy/physics.py": "tests/test_physics.py",
+    "ssi_cupy/losses.py": "tests/test_losses.py",
+    "ssi_cupy/physics/": "tests/test_physics.py tests/test_learned.py",
     "ssi_cupy/masking.py": "tests/test_masking.py", "ssi_cupy/optim.py": "tests/test_optim.py",
     "ssi_cupy/inference/": "tests/inference tests/test_inversion.py",
     "ssi_cupy/training/patches.py": "tests/training/test_patches.py tests/training/test_sets.py",
