@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backend import moved, namespace
+from ..engine.backend import log, moved, namespace
 from ..engine.checks import InputError
 from ..engine.types import Array
 from ..noise import noise_of
@@ -132,6 +132,8 @@ class PSFLearning:
         found = np.where(self.mask, last[:, :NUMBER].mean(axis=0), source.parameters)
         error = float(np.hypot(METHOD, UNKNOWN / max(self._information(x, found, noise), 1e-3)))
         learned = source.found(found, error)
+        if not learned.told:
+            log.warning("the image does not tell how wide its blur is: %s", learned)
         model.physics = replaced(model.physics, source, learned)
 
     def _information(self, x, found, noise):
