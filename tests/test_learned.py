@@ -9,6 +9,7 @@ from ssi_cupy.engine.checks import InputError
 from ssi_cupy.physics import Composition, LearnedPSF, PSFConvolution, SensorResponse, saved
 from ssi_cupy.physics.learned import LivePSF, kernel_of
 from ssi_cupy.psf.guess import width_of_image
+from ssi_cupy.training.forward_model import InUnits
 
 FEW = {"steps": 12, "progress": False}
 
@@ -66,15 +67,17 @@ def test_while_it_is_learned_it_is_the_convolution_with_its_kernel(settings, sha
     assert not living.gradient.any()
 
 
-def test_its_gradient_is_that_of_the_blurred_image():
+@pytest.mark.parametrize("mode, units", [("mirror", None), ("constant", (0.3, -2.0))])
+def test_its_gradient_is_that_of_the_blurred_image(mode, units):
     x, gy = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 24, 26))
-    living = LivePSF(LearnedPSF(1.7, anisotropy=1.2, angle=0.4), x)
-    living.pull(gy, living.run(x)[1])
+    living = LivePSF(LearnedPSF(1.7, anisotropy=1.2, angle=0.4, mode=mode), x)
+    g = living if units is None else InUnits(Composition(living), *units)
+    g.backward(gy, x)
     for i in (1, 2, 3, 5, 6):
         step, sides = np.float32(2**-10), []
         for sign in (1, -1):
             living.parameters[i] += sign * step
-            sides.append(np.vdot(gy, living.forward(x)))
+            sides.append(np.vdot(gy, g.forward(x)))
             living.parameters[i] -= sign * step
         slope = (sides[0] - sides[1]) / (2 * step)
         assert living.gradient[i] == pytest.approx(slope, rel=1e-3, abs=1e-3)

@@ -193,7 +193,11 @@ class LivePSF(PSFConvolution):
     ----------
     parameters, gradient : (7,) array of float32
         The gradient is added to by every `pull`; who uses it sets it to zero.
+    unit : float
+        What the values that it is given and gives are measured in, in those of the loss.
     """
+
+    unit = 1.0
 
     def __init__(self, g: LearnedPSF, like: Array) -> None:
         self.psf, self.mode, self.method = g.psf, g.mode, "fft"
@@ -216,7 +220,7 @@ class LivePSF(PSFConvolution):
         padding, grid, saved = plan
         gy = crop.backward(gy, ((0, 0, 0), grid))
         gx, by_parameters = gaussian_convolution.backward(gy, saved)
-        self.gradient += by_parameters.astype(np.float32)
+        self.gradient += (by_parameters / self.unit).astype(np.float32)
         return pad.backward(backend.contiguous(gx), padding)
 
     def adjoint(self, y: Array) -> Array:
@@ -238,6 +242,13 @@ def live(g: Any, like: Array) -> tuple[Any, LivePSF | None]:
             raise InputError("physics", "one LearnedPSF at most", f"{len(found)}")
         return Composition(*(part for part, _ in parts)), found[0] if found else None
     return g, None
+
+
+def living(g: Any) -> LivePSF | None:
+    """The `LivePSF` that a forward model has in it."""
+    if isinstance(g, Composition):
+        return next(filter(None, map(living, g.models)), None)
+    return g if isinstance(g, LivePSF) else None
 
 
 def replaced(g: Any, old: LearnedPSF, new: LearnedPSF) -> Any:

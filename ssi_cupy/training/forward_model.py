@@ -14,6 +14,7 @@ from ..engine.checks import InputError, positive_int
 from ..engine.types import Array, Shape
 from ..noise import clipping, noise_of
 from ..physics import Clamp, Composition, Identity, PSFConvolution, SensorResponse, apply, is_linear
+from ..physics.learned import living
 from ..recipes import Recipe
 from ..symmetry import Symmetry
 from ..tape import Tape
@@ -42,6 +43,8 @@ class InUnits:
 
     def __init__(self, g: Any, offset: float, scale: float) -> None:
         self.g, self.offset, self.scale = g, offset, scale
+        if (psf := living(g)) is not None:
+            psf.unit = scale
 
     def forward(self, x: Array) -> Array:
         return (apply(self.g, x * self.scale + self.offset) - self.offset) / self.scale
