@@ -121,7 +121,8 @@ class PSFLearning:
     def finish(self, training: Any) -> None:
         """Leave what was learned in the model of a `Training`, whose network is done."""
         begin = int(START * self.steps)
-        last = np.array(self.trace[max(begin, len(self.trace) - int(SETTLED * self.steps)) :])
+        settled = max(int(SETTLED * self.steps), 1)
+        last = np.array(self.trace[max(begin, len(self.trace) - settled) :])
         if not len(last):
             return
         source, model = self.live.source, self.model
