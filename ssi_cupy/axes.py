@@ -185,6 +185,8 @@ def guessed(
     mode: Mode,
 ) -> list[LearnedPSF]:
     """A PSF to be learned, for each channel: from a guess by the optics or by the image itself."""
+    if optics is not None and not (psf is None or isinstance(psf, str)):
+        raise InputError("optics", "None where a psf is given", repr(optics))
     if psf not in (None, "gaussian") or (psf is None and optics is None):
         expected = "a point-spread function, 'gaussian' to learn one, or optics"
         raise InputError("psf", expected, repr(psf))

@@ -207,11 +207,9 @@ def deconvolve(
     psf : (Y, X) or (Z, Y, X) array, or one for each channel
         The point-spread function, centred at the pixel ``shape // 2``. It is divided by its sum.
         Several are a list, or an array with the image's axes but T. "gaussian" for one whose width
-        is learned from the image (`physics.LearnedPSF` says what can be known), from a guess by
-        the image's spectrum or by the `optics`.
+        is learned, see `physics/learned.py`, from a guess by the image's spectrum or by `optics`.
     optics : dict, optional
-        Where no PSF is known: ``NA``, ``wvl`` and, for a volume, ``ni`` of the microscope, µm. A
-        Gaussian as wide as its PSF is the guess to learn from; needs `spacing`.
+        Where no PSF is known: ``NA``, ``wvl`` and, of a volume, ``ni``, µm; needs `spacing`.
     recipe : Recipe
         How to train, see `ssi_cupy.recipes`.
     num_iter : int, optional
@@ -268,11 +266,9 @@ def deconvolve(
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
     pixels, masked = separated(image, mask)
-    if psf is None or isinstance(psf, str):
+    if psf is None or isinstance(psf, str) or optics is not None:
         axes, _ = letters_and_psfs(pixels, axes, channel_axis, None)
         physics = guessed(pixels, axes, psf, optics, spacing, mode)
-    elif optics is not None:
-        raise InputError("optics", "None where a psf is given", repr(optics))
     else:
         axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
         grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
