@@ -11,7 +11,7 @@ from .engine.arrays import as_array, dims_of, is_data_array, spacing_of
 from .engine.backend import host, log
 from .engine.checks import InputError, point_spread_function, varying
 from .engine.types import Array, Mode, Spacing
-from .physics import LearnedPSF
+from .physics import LearnedPSF, PSFConvolution
 from .psf import prepare
 from .psf.guess import width_of_image, widths_of_optics
 from .psf.measured import remarks_on
@@ -174,6 +174,20 @@ def blank(
 
 def _but_time(place, others):
     return [i for i, a in zip(place, others, strict=True) if a != "T"]
+
+
+def blurs(
+    image: Array, axes: str | None, channel_axis: int | None, psf: Any,
+    optics: Mapping[str, float] | None, spacing: Spacing | None, psf_spacing: Spacing | None,
+    mode: Mode,
+) -> tuple[str, list[Any]]:  # fmt: skip
+    """The letters of the axes of `image`, and its blur, or that of each channel."""
+    if psf is None or isinstance(psf, str) or optics is not None:
+        axes, _ = letters_and_psfs(image, axes, channel_axis, None)
+        return axes, guessed(image, axes, psf, optics, spacing, mode)
+    axes, psfs = letters_and_psfs(image, axes, channel_axis, psf)
+    grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
+    return axes, [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs]
 
 
 def guessed(

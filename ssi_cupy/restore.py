@@ -15,7 +15,7 @@ from typing import Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from . import recipes
-from .axes import blank, described, guessed, letters_and_psfs, on_grid, psf_spacing_of
+from .axes import blank, blurs, described, letters_and_psfs, on_grid, psf_spacing_of
 from .engine.arrays import named_as
 from .engine.backend import contiguous, empty, log, moved, resolve_device
 from .engine.checks import InputError, choice
@@ -58,17 +58,14 @@ class Restoration:
     history : list of dict
         Its ``step``, ``loss``, ``validation`` and ``lr``, one entry a step.
     seconds : dict
-        Time taken, ``train`` and ``infer``, over all images; the verdict and the uncertainty are
-        of the latter.
+        Time taken, ``train`` and ``infer`` (verdict and uncertainty too), over all images.
     steps : int
         Training steps of the last image.
     device : str
     verdict : Verdict
-        How far to trust it: "ok", "doubtful" or "failed", with reasons; see
-        `inference/verdict.py`. Of several images the worst.
+        How far to trust it, of several images the worst: see `inference/verdict.py`.
     uncertainty : array of float32
-        Standard deviation of `restored`, in its shape and units, at the frequencies that the PSF
-        passes; see `inference/uncertainty.py`.
+        Standard deviation of `restored` where the PSF passes, see `inference/uncertainty.py`.
     psf : LearnedPSF or None
         What was learned, of the last image: ``sigma``, its relative ``error``, and ``told``.
     """
@@ -101,10 +98,8 @@ class Restoration:
         return g if isinstance(g := self.model.physics, LearnedPSF) else None
 
     def __repr__(self) -> str:
-        seconds = f"{sum(self.seconds.values()):.1f} s"
-        return (
-            f"<Restoration of {self.restored.shape}: {self.steps} steps, {seconds}, {self.device}>"
-        )
+        how = f"{self.steps} steps, {sum(self.seconds.values()):.1f} s, {self.device}"
+        return f"<Restoration of {self.restored.shape}: {how}>"
 
 
 class Settings(TypedDict, total=False):
@@ -131,8 +126,6 @@ class Settings(TypedDict, total=False):
 
 
 class Blind(Settings, total=False):
-    """And what `deconvolve` takes beside these."""
-
     optics: Mapping[str, float] | None
 
 
@@ -266,13 +259,7 @@ def deconvolve(
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
     pixels, masked = separated(image, mask)
-    if psf is None or isinstance(psf, str) or optics is not None:
-        axes, _ = letters_and_psfs(pixels, axes, channel_axis, None)
-        physics = guessed(pixels, axes, psf, optics, spacing, mode)
-    else:
-        axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
-        grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
-        physics = [PSFConvolution(on_grid(p, *grids), mode=mode) for p in psfs]
+    axes, physics = blurs(pixels, axes, channel_axis, psf, optics, spacing, psf_spacing, mode)
     return _restore(
         image, pixels, masked, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,

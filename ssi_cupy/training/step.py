@@ -382,8 +382,7 @@ class Training:
 
 
 def _is_ours(g):
-    """Whether a forward model is of `physics`. One of the user's may do on the CPU, or differ
-    from step to step, what would be frozen in a graph."""
+    """Whether it is of `physics`: what a user's does on the CPU would be frozen in a graph."""
     try:
         to_dict(g)
     except InputError:
