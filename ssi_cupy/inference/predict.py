@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from .. import symmetry
 from ..engine.arrays import by_slices
-from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved, zeros
+from ..engine.backend import Pool, empty, free_memory, host, is_cupy, log, moved
 from ..engine.checks import InputError, numbers, real_array, representable
+from ..engine.gpu.graph import Capture
 from ..engine.interrupts import Interrupts
 from ..engine.precision import Precision
 from ..engine.types import Array, ArrayLike, Sizes, Sliceable
@@ -31,6 +33,7 @@ from ..unet import Network, unet_forward
 from . import tiling
 
 SPARE = 1.3  # a map is not used again for one of another size, as of odd levels
+OFTEN = 3  # tiles of one shape, for which a CUDA graph is worth it
 WORK = 50  # bytes per pixel and channel beside the network's maps: the blur's grid, results
 
 
@@ -81,10 +84,16 @@ def infer(
         unwanted = False
     restored, reblurred = (_output(out, image, model.units) for out in (restored, reblurred))
     batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
-    with Pool(), Precision(model.precision), Interrupts() as interrupts:
+    often = Counter(_shape(tile) for _ in batches for tile in pieces)
+    with (
+        Pool(),
+        Precision(model.precision),
+        Interrupts() as interrupts,
+        _Restored(model, [shape for shape, runs in often.items() if runs >= OFTEN]) as restored_of,
+    ):
         for batch, tile in itertools.product(batches, pieces):
             interrupts.check()
-            x = _network(model, _read(image, batch, tile, margin))
+            x = restored_of(_read(image, batch, tile, margin), _shape(tile))
             if restored is not None:
                 tile.add(_part(restored, batch), x.astype(np.float32), margin)
             if reblurred is not None and by_tile:
@@ -174,17 +183,51 @@ def _read(image, batch, tile, margin):
     return y
 
 
-def _network(model, y):
-    """f(y) of a tile in the image's units, on the device of the model."""
-    offset, scale = model.units
-    y = moved(normalised(y, offset, scale, model.parameters.dtype), model.parameters)
-    settings = {"net": model.net, "statistics": model.statistics, "keep": False}
-    x = zeros(y.shape, y.dtype, like=y)
-    for transform in model.symmetries:
-        shown = model.inputs(symmetry.apply(y, transform))
-        out = unet_forward(shown, model.parameters, **settings)[0]
-        x += symmetry.undo(out, transform)
-    return x / len(model.symmetries) * scale + offset
+def _shape(tile):
+    return tuple(box.stop - box.start for box in tile.box)
+
+
+class _Restored:
+    """f(y) of tiles in the image's units, on the device of the model.
+
+    On a GPU, tiles of the shapes that come `often` are restored by a CUDA graph.
+    """
+
+    def __init__(self, model, often):
+        self.model, self.often = model, often
+        self.capture = Capture(is_cupy(model.parameters) and model.graph)
+        self.places = {}
+
+    def __enter__(self):
+        self.capture.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.capture.__exit__(*error)
+        self.capture.close()
+
+    def __call__(self, y, shape):
+        offset, scale = self.model.units
+        like = self.model.parameters
+        y = moved(normalised(y, offset, scale, like.dtype), like)
+        if shape in self.often:
+            seen, x = self.places.setdefault(y.shape, (y, empty(y.shape, y.dtype, like=y)))
+            if seen is not y:
+                seen[...] = y
+            self.capture(y.shape, self._run, seen, x)
+        else:
+            x = empty(y.shape, y.dtype, like=y)
+            self._run(y, x)
+        return x / len(self.model.symmetries) * scale + offset
+
+    def _run(self, y, x):
+        model = self.model
+        settings = {"net": model.net, "statistics": model.statistics, "keep": False}
+        x[...] = 0
+        for transform in model.symmetries:
+            shown = model.inputs(symmetry.apply(y, transform))
+            out = unet_forward(shown, model.parameters, **settings)[0]
+            x += symmetry.undo(out, transform)
 
 
 def _output(out, image, units):

@@ -39,7 +39,6 @@ from .loss_settings import losses_for
 from .missing import filled, of_all_channels, seen
 from .network import network_for
 from .patches import VALIDATION_STEP, ImageSet, Patches
-from .progress import diverged
 from .units import units_of, voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
@@ -101,6 +100,7 @@ class Training:
         self.capture = Capture(is_cupy(like) and model.graph and _is_ours(model.physics))
         self.numbers = Numbers(NUMBERS + OWN * bool(self.learning), like)
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
+        self.check = zeros(1, np.float64, like)  # the validation loss of one batch
         self.parts = ()  # names of the loss's terms
 
         model.wiener_levels = []
@@ -192,7 +192,7 @@ class Training:
             validation = self._validated(step, validation)
         self.history.append({"step": step, "loss": loss, "validation": validation, "lr": lr})
         if not np.isfinite(loss + check):
-            raise diverged(step, self.batch[0])
+            raise FloatingPointError(f"the training diverged at step {step}: lower recipe.lr")
         parts = dict(zip(self.parts, parts, strict=False))
         return self.history[-1] | {"steps": self.steps, "parts": parts}
 
@@ -315,22 +315,25 @@ class Training:
 
     def _check(self):
         """The validation loss on the source's fixed batches, as the network would be used now."""
-        recipe, total = self.recipe, 0.0
+        total = 0.0
         for number in range(self.source.checks):
-            y, validation, inside = self.batch
-            self.source.check(number, y, validation, inside)
-            options = {"sigma": recipe.fill_sigma, "mean": self.source.mean}
-            alone = recipe.validation_fill or recipe.fill
-            seen = fill(y, validation, alone, self.seed, VALIDATION_STEP + number, **options)
-            seen = self._with_missing(seen)
-            x, _ = unet_forward(
-                self.inputs(seen), self.parameters, net=self.net, statistics=self.statistics
-            )
-            scored = within(validation, inside)
-            total += float(self.losses.validation(apply(self.g, x), y, scored))
+            self.source.check(number, *self.batch)
+            self.numbers.write(draw=VALIDATION_STEP + number)
+            self.capture("check", self._checked, *self.batch)
+            total += float(host(self.check)[0])
         total /= self.source.checks
         self._watch(total, self.parameters)
         return total
+
+    def _checked(self, y, validation, inside):
+        """One batch's, as work for the device alone."""
+        recipe, draw = self.recipe, self.numbers["draw"]
+        alone = recipe.validation_fill or recipe.fill
+        options = {"sigma": recipe.fill_sigma, "mean": self.source.mean}
+        seen = self._with_missing(fill(y, validation, alone, self.seed, draw, **options))
+        known = {"net": self.net, "statistics": self.statistics}
+        x = unet_forward(self.inputs(seen), self.parameters, **known)[0]
+        self.check[...] = self.losses.validation(apply(self.g, x), y, within(validation, inside))
 
     def _watch(self, validation_loss, parameters):
         """The best parameters so far; the schedule's view of it."""
@@ -350,7 +353,8 @@ class Training:
         """Hand the parameters over to the model."""
         model = self.model
         if self.source.checks and self.done % self.recipe.epoch:
-            self.history[-1]["validation"] = self._check()
+            with self.capture:
+                self.history[-1]["validation"] = self._check()
         if self.recipe.keep_best and self.done:
             model.parameters, model.statistics = self.best["parameters"], self.best["statistics"]
         elif self.average:

@@ -71,6 +71,7 @@ class ndarray(NDArrayOperatorsMixin):
 
     def __setitem__(self, at, value):
         target, value = self[at]._a, _unwrapped(value)
+        the_device().compiles("copy", str(getattr(value, "dtype", type(value))), str(self.dtype))
         _device_of(self).do(lambda: np.copyto(target, value, casting="unsafe"))
 
     def reshape(self, *shape):
@@ -92,10 +93,10 @@ class ndarray(NDArrayOperatorsMixin):
         return self.reshape(-1)
 
     def astype(self, dtype):
-        return _computed(lambda a: a.astype(dtype), self)
+        return _computed(lambda a: a.astype(dtype), self, name="astype")
 
     def copy(self):
-        return _computed(lambda a: a.copy(), self)
+        return _computed(lambda a: a.copy(), self, name="copy")
 
     def fill(self, value):
         self[...] = value
@@ -131,21 +132,25 @@ class ndarray(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         if method != "__call__":
             raise NotImplementedError(f"{ufunc.__name__}.{method}")
-        return _computed(lambda *a: ufunc(*a, **options), *inputs, out=out and out[0])
+        named = {"out": out and out[0], "name": ufunc.__name__}
+        return _computed(lambda *a: ufunc(*a, **options), *inputs, **named)
 
     def __array_function__(self, function, kinds, args, options):
         if function in (np.flip, np.moveaxis, np.swapaxes):
             return self._view(function(*map(_unwrapped, args), **options))
         if function in (np.concatenate, np.stack):
             assert len(args[0]) <= 8, "more than 8 arrays: cupy uploads a table for them"
-            return _computed(lambda *a: function(a, *args[1:], **options), *args[0])
+            some = len(args[0])
+            return _computed(
+                lambda *a: function(a, *args[1:], **options), *args[0], name=f"concatenate {some}"
+            )
         if function in (np.where, np.partition):
-            return _computed(lambda *a: function(*a, **options), *args)
+            return _computed(lambda *a: function(*a, **options), *args, name=function.__name__)
         raise NotImplementedError(function.__name__)
 
     for _name in ("sum", "mean", "var", "std", "min", "max", "any", "all", "conj"):
         locals()[_name] = lambda self, *args, _name=_name, out=None, **options: _computed(
-            lambda a: getattr(a, _name)(*args, **options), self, out=out
+            lambda a: getattr(a, _name)(*args, **options), self, out=out, name=_name
         )
     del _name
 
@@ -156,14 +161,19 @@ def _unwrapped(value):
     return value._a if isinstance(value, ndarray) else value
 
 
-def _computed(function, *inputs, out=None):
-    """The result of `function`, in memory of the device; computed at once, or when replayed."""
+def _computed(function, *inputs, out=None, name="transform"):
+    """The result of `function`, in memory of the device; computed at once, or when replayed.
+
+    Each `name` is a kernel for each combination of dtypes.
+    """
     arrays = [_unwrapped(value) for value in inputs]
     with np.errstate(all="ignore"):
         shape_of = np.asarray(function(*arrays))  # for its shape and dtype
     if out is None:
         out = _empty(shape_of.shape, shape_of.dtype)
     target = out._a
+    dtypes = [str(getattr(a, "dtype", type(a).__name__)) for a in (*arrays, target)]
+    the_device().compiles(name, *dtypes)
     the_device().do(lambda: np.copyto(target, function(*arrays), casting="same_kind"))
     return out
 
@@ -191,7 +201,7 @@ def _asarray(array):
 
 class RawModule:
     def __init__(self, code, options):
-        the_device().counts["modules"] += 1
+        the_device().to_host("modules")
         self.library = emulator._library(code)
 
     def get_function(self, name):
@@ -229,17 +239,25 @@ class Plan:
         self.device.live_plans -= 1
 
 
+def _planned(plan, *wanted):
+    """Whether a plan is the right one; without, cupy makes one, which a capture does not allow."""
+    if plan is None:
+        the_device().refuse_in_capture("plans")
+    elif (plan.shape, plan.kind, plan.axes) != wanted:
+        raise ValueError("a plan of another transform")
+
+
 def _rfftn(x, s=None, axes=None, plan=None):
     from scipy import fft
 
-    assert plan is None or (plan.shape, plan.kind, plan.axes) == (x.shape, "R2C", axes)
+    _planned(plan, x.shape, "R2C", axes)
     return _computed(lambda a: fft.rfftn(a, axes=axes), x)
 
 
 def _irfftn(x, s=None, axes=None, overwrite_x=False, plan=None):
     from scipy import fft
 
-    assert plan is None or (plan.shape, plan.kind, plan.axes) == (x.shape, "C2R", axes)
+    _planned(plan, x.shape, "C2R", axes)
     return _computed(lambda a: fft.irfftn(a, s=s, axes=axes), x)
 
 
@@ -255,7 +273,7 @@ def _loops_for_kernels(patch, device):
     call = backend.Kernel.__call__
 
     def launched(kernel, n, *args, scratch=0):
-        if not any(isinstance(a, ndarray) for a in args):
+        if devices.namespace(*args) is np:  # mixed devices raise
             return call(kernel, n, *args, scratch=scratch)
         kernel_text.arguments(
             kernel.stem, kernel.__name__, args, lambda a: a.data.ptr
@@ -323,7 +341,8 @@ def installed(patch, limit=1 << 34, emulated=False):
         driver._capability,
         devices._announce,
     )
-    forgotten = [function.cache_clear for function in cached] + [memory._placed.clear]
+    forgotten = [function.cache_clear for function in cached]
+    forgotten += [memory._placed.clear, launch._launches.clear]
     for forget in forgotten:
         forget()
     try:

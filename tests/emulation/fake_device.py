@@ -22,6 +22,7 @@ class Device:
 
     def __init__(self, limit=1 << 34):
         self.counts = dict.fromkeys(COUNTED, 0)
+        self.kernels = set()  # those of cupy's own that are compiled
         self.limit, self.allocated, self.live_graphs, self.live_plans = limit, 0, 0, 0
         self.pool = MemoryPool(self)
         self.allocators, self.streams = [self.pool.malloc], [Stream(self, null=True)]
@@ -37,10 +38,22 @@ class Device:
             operation()
 
     def to_host(self, what):
-        """What copies to the host and waits: not allowed in a capture."""
-        if self.streams[-1].recorded is not None:
-            raise RuntimeError("the current stream is capturing, so synchronous calls are not")
+        """What copies to the host, waits, or loads a module: not allowed in a capture, which is
+        spoilt by it."""
+        self.refuse_in_capture("synchronous calls")
         self.counts[what] += 1
+
+    def refuse_in_capture(self, what):
+        for stream in self.streams:
+            if stream.recorded is not None:
+                stream.spoilt = True
+                raise RuntimeError(f"a stream is capturing, so there are no {what}")
+
+    def compiles(self, *kernel):
+        """An elementwise kernel of cupy's own, which is a module on its first use."""
+        if kernel not in self.kernels:
+            self.to_host("modules")
+            self.kernels.add(kernel)
 
 
 class MemoryPool:
@@ -68,6 +81,7 @@ class MemoryPool:
         return Block(self, memory)
 
     def free_all_blocks(self):
+        self.device.refuse_in_capture("returns of memory")
         self.device.allocated -= self.free_bytes()
         self.free.clear()
 
@@ -107,7 +121,7 @@ class Stream:
     """In order with all others, for operations run at once; alone in what it captures."""
 
     def __init__(self, device=None, null=False, non_blocking=False):
-        self.device, self.recorded = device or the_device(), None
+        self.device, self.recorded, self.spoilt = device or the_device(), None, False
         self.capturable = non_blocking and not null
 
     def __enter__(self):
@@ -118,23 +132,29 @@ class Stream:
         assert self.device.streams.pop() is self
 
     def record(self):
-        assert self.recorded is None
+        self.device.refuse_in_capture("events that others wait for")
         return object()
 
     def wait_event(self, event):
-        assert self.recorded is None
+        self.device.refuse_in_capture("waits for events")
 
     def synchronize(self):
         self.device.to_host("waits")
 
     def begin_capture(self):
-        assert self.capturable, "cannot capture on this stream"
+        self.device.refuse_in_capture("captures within it")
+        if not self.capturable:
+            raise RuntimeError("this stream cannot capture")
         self.device.counts["captures"] += 1
-        self.recorded = []
+        self.recorded, self.spoilt = [], False
 
     def end_capture(self):
-        graph, self.recorded = Graph(self.device, self.recorded), None
-        return graph
+        if self.recorded is None:
+            raise RuntimeError("this stream does not capture")
+        recorded, self.recorded = self.recorded, None
+        if self.spoilt:
+            raise RuntimeError("the capture was spoilt")
+        return Graph(self.device, recorded)
 
 
 class Graph:
@@ -143,7 +163,8 @@ class Graph:
         device.live_graphs += 1
 
     def launch(self, stream):
-        assert self.device.streams[-1] is stream and stream.recorded is None
+        self.device.refuse_in_capture("replays")
+        assert self.device.streams[-1] is stream
         self.device.counts["replays"] += 1
         with np.errstate(all="ignore"):
             for operation in self.recorded:

@@ -25,7 +25,7 @@ from .driver import device_pool
 
 
 class Capture:
-    """Runs functions of arrays in place; from the second run on as graphs.
+    """Runs functions of arrays in place: once as they are, and then as graphs.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Capture:
 
     def __init__(self, enabled):
         self.enabled = enabled
-        self._graphs = {}  # by key; None after the first run
+        self._graphs = {}  # by key
         self._held = []  # what they read that others might drop
         self._outer = []
         if enabled:
@@ -68,16 +68,14 @@ class Capture:
     def __call__(self, key, function, *args):
         if not self.enabled:
             function(*args)
-        elif key not in self._graphs:
-            function(*args)
-            self._graphs[key] = None
-        elif self._graphs[key] or self._captured(key, function, args):
+        elif key in self._graphs:
             self._graphs[key].launch(self._stream)
-        else:
+        else:  # captured at once: others might drive out plans that this run has made
             function(*args)
+            self._capture(key, function, args)
 
-    def _captured(self, key, function, args):
-        """Whether `function` could be captured. Nothing of it has run then."""
+    def _capture(self, key, function, args):
+        """Make a graph of `function`, if it can be captured. Nothing of it runs here."""
         import cupy
 
         device_pool().free_all_blocks()  # what the first run left there is what the graph needs
@@ -94,7 +92,7 @@ class Capture:
                 error = error or found
         if error is None:
             self._graphs[key] = graph
-            return True
+            return
         log.warning(
             "training without a CUDA graph, kernel by kernel, because a step cannot be captured: "
             "%s: %s", type(error).__name__, error,
@@ -103,7 +101,6 @@ class Capture:
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         self._pool.free_all_blocks()
-        return False
 
     def close(self):
         """Give back graphs and memory. What was captured may not be run again."""

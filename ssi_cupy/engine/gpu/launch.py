@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
+
 from ..checks import DeviceError
 from .kernel_text import OPTIONS, arguments, signatures, source, stems
 
@@ -36,24 +38,72 @@ def threads_per_item(number):
     return launch
 
 
+GRID = (2**31 - 1, 65535, 65535)  # the largest of every GPU
+LAUNCHES = 4096  # of which is remembered how they are done
+SCALARS = (int, float, np.generic)
+_launches = {}
+
+
 def launch_kernel(kernel, n, args):
-    """Run a `backend.Kernel` on cupy arrays, on the current device and stream."""
+    """Run a `backend.Kernel` on cupy arrays, on the current device and stream.
+
+    What follows from shapes and dtypes, and is as good as all of the work, is done once for each.
+    """
+    import cupy
+
+    device = cupy.cuda.Device().id
+    key = kernel.stem, kernel.__name__, n, THREADS, device, *map(_signature, args)
+    known = _launches.get(key)
+    if known is None:
+        if len(_launches) >= LAUNCHES:
+            _launches.clear()
+        known = _launches[key] = _prepared(kernel, n, args, device)
+    function, grid, block, shared, templates = known
+    values = []
+    for template, arg in zip(templates, args, strict=True):
+        if isinstance(template, np.dtype):
+            values.append(np.array([arg], template))
+        elif template.dtype.names:
+            values.append(template.copy())
+            values[-1]["data"] = arg.data.ptr
+        else:
+            values.append(template)
+    function(grid, block, tuple(values), shared_mem=shared)
+
+
+def _signature(arg):
+    """What a launch depends on. Of a float its type alone: there may be another in every step, and
+    0.0 is -0.0 to a dictionary."""
+    if not isinstance(arg, SCALARS):
+        return arg.dtype, arg.shape, arg.flags.c_contiguous, arg.device.id
+    return type(arg) if isinstance(arg, (float, np.floating)) else (type(arg), arg)
+
+
+def _prepared(kernel, n, args, device):
+    """(function, grid, block, bytes of shared memory, one for each argument: its value, or that of
+    an array without the address, or the dtype that it will have)."""
     import cupy
 
     if kernel.stem not in stems() or kernel.__name__ not in signatures(kernel.stem):
         got = f"cupy arrays, but {kernel.__name__} has no CUDA twin"
         raise DeviceError("device", "'cpu'", got)
-    device = cupy.cuda.Device().id
     for array in args:
         if isinstance(array, cupy.ndarray) and array.device.id != device:
             got = f"an array on device {array.device.id} while device {device} is current"
             raise DeviceError("arrays", "all on the current device", got)
     types, values = arguments(kernel.stem, kernel.__name__, args, lambda a: a.data.ptr)
     grid, block, shared = kernel.launch(n, args, THREADS)
+    if any(blocks > most for blocks, most in zip(grid, GRID, strict=False)):
+        got = f"{grid} for {kernel.__name__}"
+        raise DeviceError("image", f"one that takes at most {GRID} blocks of threads", got)
     function = _function(kernel.stem, kernel.__name__, types, device)
     if shared > function.max_dynamic_shared_size_bytes:
         function.max_dynamic_shared_size_bytes = shared
-    function(grid, block, tuple(values), shared_mem=shared)
+    templates = [
+        value.dtype if isinstance(arg, (float, np.floating)) else value
+        for value, arg in zip(values, args, strict=True)
+    ]
+    return function, grid, block, shared, templates
 
 
 @functools.cache

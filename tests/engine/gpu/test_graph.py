@@ -6,6 +6,7 @@ early shows as another result than that of the same training run kernel by kerne
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import logging
@@ -22,6 +23,7 @@ from ssi_cupy.engine import backend
 from ssi_cupy.engine.checks import OutOfMemory
 from ssi_cupy.engine.gpu import driver
 from ssi_cupy.inversion import SelfSupervisedInverse
+from ssi_cupy.ops.pointwise import relu_forward_kernel
 from ssi_cupy.optim import Adam
 from ssi_cupy.training.step import NUMBERS, Training
 from ssi_cupy.unet import UNet
@@ -128,6 +130,9 @@ def test_a_frozen_number_would_be_seen(device, frozen, monkeypatch):
     recipe = dataclasses.replace(recipes.SSI, l1=0.0)
     _, history = walked(training_of(recipe, graph=False))
     read = backend.Numbers.__getitem__
+    import cupy
+
+    cupy.empty(1, np.float64)[...] = 0.5  # the kernel that writes a number is compiled
 
     def copied(numbers, name):
         import cupy
@@ -355,3 +360,108 @@ def test_an_error_of_a_users_model_is_its_own(device, caplog):
     with pytest.raises(KeyError, match="mine"):
         SelfSupervisedInverse(Wrong(LIGHT)).fit(picture((18, 21)), steps=1, progress=False)
     assert not caplog.records
+
+
+# ---- what a launch and a capture cost, and what they need ----------------------------------------
+
+
+def test_more_shapes_than_plans_are_kept_of_are_captured_all_the_same(device, caplog):
+    """Each is captured with the plans of its own first run, before others drive these out."""
+    import cupy
+
+    from ssi_cupy.engine.gpu.graph import Capture
+
+    capture, images = Capture(True), {}
+    for n in range(physics.PLANS + 2):
+        x = cupy.asarray(np.random.default_rng(n).random((1, 1, 1, 12 + 4 * n, 9), np.float32))
+        images[n] = x, cupy.zeros(x.shape, x.dtype)
+
+    def blur(x, y):
+        y[...] = SYMMETRIC.forward(x)
+
+    with capture as run:
+        for _ in range(3):
+            for n, (x, y) in images.items():
+                y[...] = 0
+                run(n, blur, x, y)
+                np.testing.assert_allclose(y.get(), SYMMETRIC.forward(x.get()), rtol=1e-5)
+    assert capture.enabled and not caplog.records
+    assert device.counts["replays"] == 2 * len(images)
+    capture.close()
+
+
+def test_tiles_of_one_shape_are_restored_by_a_graph_to_the_same_bits(device):
+    image = picture((60, 44))
+    model = model_of(recipes.SSI).fit(picture((18, 21)), steps=2, progress=False)
+    eager, tiles = copy.copy(model), {"tile_size": 16, "tile_overlap": 4}
+    eager.graph = False
+    before = device.counts["replays"]
+    expected = eager.predict(image, **tiles)
+    assert device.counts["replays"] == before
+    np.testing.assert_array_equal(model.predict(image, **tiles), expected)
+    assert device.counts["replays"] >= before + 6
+    model.predict(image)  # a single tile: not worth one
+    assert device.live_graphs == 0
+
+
+def test_validations_that_are_apart_are_captured(device):
+    recipe = dataclasses.replace(small(recipes.DECONOISING), epoch=2)
+    training = training_of(recipe)
+    walked(training, 4)
+    before = dict(device.counts)
+    training.step(), training.step()
+    more = device.counts["replays"] - before["replays"]
+    assert more == 2 * (recipe.accumulate + 1) + training.source.checks
+
+
+# ---- what a GPU refuses -------------------------------------------------------------------------
+
+
+def _synchronised(x):
+    import cupy
+
+    cupy.cuda.get_current_stream().synchronize()
+
+
+ILLEGAL = {
+    "reading a number": lambda x: float(x.sum()),
+    "a copy to the host": lambda x: x.get(),
+    "a copy from the host": lambda x: x.set(np.zeros(4, np.float32)),
+    "waiting": _synchronised,
+    "a plan": lambda x: driver.fourier_plans((1, 1, 1, 4, 4), x.dtype, (-2, -1)),
+    "a transform without a plan": lambda x: driver.fft().rfftn(x.reshape(2, 2), axes=(0, 1)),
+    "memory given back": lambda x: driver.device_pool().free_all_blocks(),
+    "a kernel that was never compiled": lambda x: np.arctan2(x, x),
+    "numpy among cupy": lambda x: x + np.zeros(4, np.float32),
+}
+
+
+@pytest.mark.parametrize("name", ILLEGAL)
+def test_what_is_illegal_in_a_capture_is_refused(device, name):
+    """As by a GPU: at once, and the capture is spoilt."""
+    import cupy
+
+    x, stream = cupy.zeros(4, np.float32), cupy.cuda.Stream(non_blocking=True)
+    mixed = name.startswith("numpy")
+    if not mixed:
+        x.sum()
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(TypeError if mixed else RuntimeError):
+            ILLEGAL[name](x)
+        if not mixed:
+            with pytest.raises(RuntimeError):
+                stream.end_capture()
+
+
+def test_numpy_arrays_among_those_of_the_gpu_are_refused(device):
+    import cupy
+
+    here, there = np.zeros(4, np.float32), cupy.zeros(4, np.float32)
+    for args in ((here, there), (there, here)):
+        with pytest.raises(ValueError, match="^arrays: "):
+            backend.namespace(*args)
+        with pytest.raises(ValueError, match="^arrays: "):
+            relu_forward_kernel(4, *args)
+        with pytest.raises(TypeError, match="Unsupported type"):
+            np.add(*args)

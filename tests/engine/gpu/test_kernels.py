@@ -144,11 +144,12 @@ def cupy(monkeypatch):
     fake.ndarray, fake.RawModule = FakeArray, RawModule
     fake.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(id=0))
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    for cached in (launch._function, launch._module):
-        cached.cache_clear()
+    forgotten = launch._function.cache_clear, launch._module.cache_clear, launch._launches.clear
+    for forget in forgotten:
+        forget()
     yield fake
-    for cached in (launch._function, launch._module):
-        cached.cache_clear()
+    for forget in forgotten:
+        forget()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -161,6 +162,34 @@ def test_a_kernel_on_cupy_arrays_is_compiled_once_and_launched(cupy, dtype):
     ((code, options),) = cupy.built
     assert code.startswith(f"typedef {'float' if dtype == np.float32 else 'double'} real;\n")
     assert code.isascii() and "#include" not in code and "--fmad=false" in options
+
+
+def test_what_a_launch_needs_is_worked_out_once_for_each_shape(cupy, monkeypatch):
+    worked = []
+
+    def counted(stem, name, args, address):
+        worked.append(name)
+        return kernel_text.arguments(stem, name, args, address)
+
+    monkeypatch.setattr(launch, "arguments", counted)
+    for level in (0.5, 0.25, -0.0):  # a float is read in every launch
+        for n in (5, 9):
+            params, average = np.arange(1.0, 1 + n), np.full(n, 2.0)
+            levels = np.float64(level), np.float64(1 - level)
+            optim.moving_average_kernel(n, FakeArray(params), FakeArray(average), *levels)
+            np.testing.assert_array_equal(average, level * 2.0 + (1 - level) * params)
+    assert len(worked) == 2
+    monkeypatch.setattr(launch, "LAUNCHES", 0)
+    more = FakeArray(params[:7].copy()), FakeArray(average[:7].copy())
+    optim.moving_average_kernel(7, *more, *levels)
+    assert len(worked) == 3 and len(launch._launches) == 1
+
+
+def test_more_blocks_than_a_grid_has_are_refused_by_name(cupy, monkeypatch):
+    monkeypatch.setattr(launch, "GRID", (2, 65535, 65535))
+    x = FakeArray(np.zeros(10_000))
+    with pytest.raises(DeviceError, match="^image: .* for relu_forward_kernel"):
+        pointwise.relu_forward_kernel(10_000, x, x)
 
 
 def test_no_work_is_no_launch(cupy):
