@@ -30,6 +30,7 @@ BENCHES = {
     "trust": {
         "calibrate": "settings of classical methods by held-out data, beside the best by the truth",
         "verdict": "what is said of healthy and of sabotaged runs; is the uncertainty right?",
+        "noise": "the default beside classical oracles, from little noise to few photons",
         "mutants": "small faults put into the code: which of them do the tests notice?",
     },
 }

@@ -38,10 +38,12 @@ from .files import model_file
 from .files.atomic import check_writable
 from .inference.masked_image import masked_image
 from .inference.predict import infer
+from .noise import NoiseModel, known_camera
 from .physics import check
 from .random import seed_from
 from .recipes import DEFAULT, Recipe, get
 from .training import checkpoints
+from .training.image_noise import spoilt
 from .training.image_sets import Source, gather, is_many
 from .training.inputs import NetworkInputs
 from .training.missing import Mask, separated
@@ -51,8 +53,8 @@ from .unet import Network
 
 CHECKPOINT_EVERY = 100  # steps
 OF_A_FIT = (
-    "physics device net parameters statistics units symmetries wiener_levels _inputs history "
-    "seconds"
+    "physics device net parameters statistics units noise symmetries wiener_levels _inputs "
+    "history seconds"
 ).split()
 
 
@@ -77,12 +79,17 @@ class SelfSupervisedInverse:
     graph : bool
         On a GPU, capture the training step as a CUDA graph and replay it: the same bits, sooner.
         False for a debugger. A forward model of your own is run kernel by kernel in any case.
+    gain, read_noise, offset : float, optional
+        What is known of the camera, see `noise.noise_model`; the rest is estimated.
 
     Attributes
     ----------
     net : Network
         See `ssi_cupy.unet`.
     parameters : (net.size,) array
+    noise : NoiseModel or None
+        Of the image that was trained on, where the recipe asks for it. Outliers by it are masked,
+        in the training and whenever the model is applied.
     history : list of dict
         ``step``, ``loss``, ``validation`` and ``lr`` of each step.
     seconds : dict
@@ -93,6 +100,7 @@ class SelfSupervisedInverse:
     parameters: Array | None
     statistics: Array | None
     units: tuple[float, float] | None
+    noise: NoiseModel | None
     device: str
     history: History
     seconds: dict[str, float]
@@ -107,6 +115,9 @@ class SelfSupervisedInverse:
         spacing: Spacing | None = None,
         precision: PrecisionName = "float32",
         graph: bool = True,
+        gain: float | None = None,
+        read_noise: float | None = None,
+        offset: float | None = None,
     ) -> None:
         self.physics = check(physics)
         self.recipe = get(recipe)
@@ -114,7 +125,8 @@ class SelfSupervisedInverse:
         self.graph = flag(graph, "graph")
         self.seed = seed_from(rng)
         self._device, self.device = device, resolve_device(device)
-        self.net = self.parameters = self.statistics = self.units = None
+        self.net = self.parameters = self.statistics = self.units = self.noise = None
+        self.camera = known_camera(gain, read_noise, offset)
         self.spacing = spacing
         self.symmetries = [symmetry.IDENTITY]
         self.wiener_levels, self._inputs = [], None
@@ -318,11 +330,16 @@ class SelfSupervisedInverse:
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
         start = time.perf_counter()
-        image = masked_image(given, mask)
+        image = masked_image(given, mask, self.outliers)
         found = infer(copy.copy(self), image, *settings)  # a `fit` beside it changes nothing here
         self.seconds["infer"] = time.perf_counter() - start
         new = (setting is True for setting in settings)  # not the caller's own
         return tuple(named_as(a, given) if n else a for a, n in zip(found, new, strict=False))
+
+    def outliers(self, image: Array) -> Array | None:
+        """The pixels of an image that are masked because neither light nor noise explains them, an
+        array of bool on the CPU; None where the image that was trained on had none."""
+        return spoilt(image, self.physics, self.noise)
 
     def save(self, path: PathLike) -> None:
         """Write the model to an ``.npz`` file, whole or not at all.

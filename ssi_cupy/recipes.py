@@ -103,8 +103,10 @@ class Recipe(Checked):
         Average the restoration over those rotations and flips.
     losses : Losses
     adaptive : bool
-        The losses' ``delta`` and ``tv`` are multiples of the noise estimated from the image, and
-        the restored image has an upper bound only where the data were clipped there.
+        The losses' ``delta`` and ``tv`` are multiples of the noise estimated from the image, the
+        restored image has an upper bound only where the data were clipped there, and outliers are
+        masked (see `noise.outliers`). Unless the noise is strong, as many pixels of a `RandomMask`
+        stay hidden as at the start.
     clamp : bool
         Cut what the network proposes to [0, 1] before it is blurred.
     broaden : bool

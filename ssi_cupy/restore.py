@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Literal, Unpack, overload
 
 import numpy as np
 
@@ -35,9 +35,11 @@ from .engine.types import (
 from .files import report
 from .inference.attempts import attempt, worst
 from .inference.masked_image import masked_image
+from .inference.settings import Blind, Settings
 from .inference.tiling import sizes
 from .inference.verdict import Verdict
 from .inversion import SelfSupervisedInverse
+from .noise import known_camera
 from .ops.pad import MODES
 from .physics import Identity, LearnedPSF, PSFConvolution
 from .recipes import Recipe
@@ -102,33 +104,6 @@ class Restoration:
         return f"<Restoration of {self.restored.shape}: {how}>"
 
 
-class Settings(TypedDict, total=False):
-    """What `deconvolve` and `denoise` take by keyword. For type checkers alone."""
-
-    recipe: Recipe | str
-    num_iter: int | None
-    rng: Rng
-    axes: str | None
-    channel_axis: int | None
-    mask: Mask
-    spacing: Spacing | None
-    psf_spacing: Spacing | None
-    mode: Mode
-    tile_size: Sizes | None
-    tile_overlap: Sizes | None
-    device: Device
-    precision: PrecisionName
-    refine: bool | None
-    callback: Callback | None
-    progress: bool
-    checkpoint: PathLike | None
-    resume: PathLike | None
-
-
-class Blind(Settings, total=False):
-    optics: Mapping[str, float] | None
-
-
 @overload
 def deconvolve(
     image: ArrayLike,
@@ -179,6 +154,9 @@ def deconvolve(
     tile_overlap: Sizes | None = None,
     device: Device = "auto",
     precision: PrecisionName = "float32",
+    gain: float | None = None,
+    read_noise: float | None = None,
+    offset: float | None = None,
     refine: bool | None = None,
     callback: Callback | None = None,
     progress: bool = True,
@@ -234,6 +212,9 @@ def deconvolve(
     precision : {"float32", "tf32x3", "tf32"}
         What wide convolutions may round to use a GPU's tensor cores, see `engine/precision.py`. A
         CPU rounds to "tf32" likewise, and takes "tf32x3" for "float32".
+    gain, read_noise, offset : float, optional
+        What is known of the camera, in units of the image: the variance of a pixel with light b is
+        ``gain · (b − offset) + read_noise²``. The rest is estimated, see `noise.noise_model`.
     refine : bool, optional
         Put back what the network has missed and the residual still shows, see
         `inference/refinement.py`. By default as the recipe says; for a `PSFConvolution` only.
@@ -263,8 +244,9 @@ def deconvolve(
     return _restore(
         image, pixels, masked, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
-        precision=precision, refine=refine, callback=callback, progress=progress,
-        checkpoint=checkpoint, resume=resume, full_output=full_output,
+        precision=precision, camera=known_camera(gain, read_noise, offset), refine=refine,
+        callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
+        full_output=full_output,
     )  # fmt: skip
 
 
@@ -309,6 +291,9 @@ def denoise(
     tile_overlap: Sizes | None = None,
     device: Device = "auto",
     precision: PrecisionName = "float32",
+    gain: float | None = None,
+    read_noise: float | None = None,
+    offset: float | None = None,
     refine: bool | None = None,
     callback: Callback | None = None,
     progress: bool = True,
@@ -333,14 +318,15 @@ def denoise(
     return _restore(
         image, pixels, masked, axes, physics, "denoised", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
-        precision=precision, refine=refine, callback=callback, progress=progress,
-        checkpoint=checkpoint, resume=resume, full_output=full_output,
+        precision=precision, camera=known_camera(gain, read_noise, offset), refine=refine,
+        callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
+        full_output=full_output,
     )  # fmt: skip
 
 
 def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, rng, spacing,
-             tile_size, tile_overlap, device, precision, refine, callback, progress, checkpoint,
-             resume, full_output):  # fmt: skip
+             tile_size, tile_overlap, device, precision, camera, refine, callback, progress,
+             checkpoint, resume, full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
     spatial = [a for a in "ZYX" if a in axes]
@@ -374,7 +360,8 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
         def train(number, y=y, mask=mask, g=g):
             how = dataclasses.replace(recipe, lr=recipe.lr / 2) if number else recipe
             model = SelfSupervisedInverse(g, how, rng=seed + number, device=device,
-                                          spacing=spacing, precision=precision)  # fmt: skip
+                                          spacing=spacing, precision=precision,
+                                          **camera)  # fmt: skip
             model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
                       checkpoint=checkpoint, resume=resume)  # fmt: skip
             return model, model.restore(y, **tiles)

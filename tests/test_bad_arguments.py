@@ -68,6 +68,8 @@ CALLS = {
     degrade.normalise: {"image": image}, degrade.blur: {"image": image, "psf": psf},
     degrade.degrade: {"image": image, "psf": psf},
     noise.estimate_noise: {"image": image, "psf": psf},
+    noise.noise_model: {"image": image, "psf": psf},
+    noise.outliers: {"image": image, "psf": psf, "noise": noise.NoiseModel(0.1)},
     symmetry.every: {"ndim": 2}, symmetry.of_psf: {"psf": psf},
     recipes.get: {"name": "SSI"}, recipes.seed_from: {"rng": 0},
     tiling.tiles: {"shape": (9, 9), "tile_size": 4},

@@ -23,8 +23,9 @@ from .parser import PROGRAM, parser
 # What the Python interface calls it, and what the user typed.
 TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", "path": "MODEL"}
 OPTIONS = (
-    "psf recipe steps seed device precision axes spacing psf_spacing mask mode tile_size "
-    "tile_overlap dtype compression series checkpoint resume sigma ndim size out patch"
+    "psf recipe steps seed device precision gain read_noise offset axes spacing psf_spacing mask "
+    "mode tile_size tile_overlap dtype compression series checkpoint resume sigma ndim size out "
+    "patch"
 )
 # What may be wrong with one image of several, and right with the others.
 OF_AN_IMAGE = "IN image axes --axes series psf mask spacing --spacing tile_size --output".split()
@@ -181,6 +182,9 @@ def _restore_one(args, path, function, outputs):
         "device": args.device,
         "precision": args.precision,
         "refine": args.refine,
+        "gain": args.gain,
+        "read_noise": args.read_noise,
+        "offset": args.offset,
         "mode": args.mode,
         "progress": args.progress,
         "checkpoint": args.checkpoint,

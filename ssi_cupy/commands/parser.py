@@ -56,6 +56,11 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
     add("--no-refine", dest="refine", action="store_const", const=False,
         help="do not put back what the residual still shows")  # fmt: skip
+    camera = {"gain": "variance for each unit of light", "read_noise": "σ without light",
+              "offset": "reading without light"}  # fmt: skip
+    for name, meaning in camera.items():
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X",
+            help=f"of the camera: {meaning} (default: estimated)")  # fmt: skip
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
     add("--save-model", metavar="FILE", help="keep the trained model here (.npz)")
@@ -99,6 +104,11 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
     add("--no-refine", dest="refine", action="store_const", const=False,
         help="do not put back what the residual still shows")  # fmt: skip
+    camera = {"gain": "variance for each unit of light", "read_noise": "σ without light",
+              "offset": "reading without light"}  # fmt: skip
+    for name, meaning in camera.items():
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X",
+            help=f"of the camera: {meaning} (default: estimated)")  # fmt: skip
     add("--checkpoint", metavar="FILE", help="keep the state of the training here")
     add("--resume", metavar="FILE", help="go on from a checkpoint, to the same bits")
 

@@ -22,6 +22,7 @@ from .. import recipes, symmetry
 from ..engine.backend import host, on_device
 from ..engine.checks import FileError, InputError, number, path_like, positive_int
 from ..engine.types import Array, ForwardModel, PathLike
+from ..noise import NoiseModel, known_camera
 from ..unet import NETWORKS
 from .atomic import check_writable, replacing, unwritable
 
@@ -130,6 +131,8 @@ def save_model(path: PathLike, model: Any) -> None:
         "seed": model.seed,
         "symmetries": model.symmetries,
         "wiener_levels": model.wiener_levels,
+        "noise": None if model.noise is None else dataclasses.asdict(model.noise),
+        "camera": model.camera,
         "history": model.history,
         "spacing": None if model.spacing is None else np.asarray(model.spacing, float).tolist(),
     }
@@ -163,6 +166,11 @@ def load_model(path: PathLike, physics: ForwardModel | None, make: Callable[...,
             raise ValueError(f"units: a scale of {scale}")
         model.symmetries = [(bool(swap), tuple(flips)) for swap, flips in header["symmetries"]]
         model.wiener_levels = header.get("wiener_levels", [])  # once there were none
+        noise = header.get("noise")
+        model.noise = None if noise is None else NoiseModel(**noise)
+        model.camera = known_camera(
+            **{"gain": None, "read_noise": None, "offset": None} | header.get("camera", {})
+        )
         known = symmetry.every(net.ndim)
         if not model.symmetries or any(s not in known for s in model.symmetries):
             raise ValueError(f"symmetries: {header['symmetries']}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..engine.backend import log
 from ..engine.types import Array
+from .masked_image import masked_image
 from .refinement import can_refine, refine
 from .uncertainty import uncertainty
 from .verdict import Reason, Verdict, judge
@@ -79,6 +80,7 @@ def attempt(
         first = _better(first, _one(train, 1, image, mask, refined, seconds, tiles), why)
     if uncertain:
         start = time.perf_counter()
+        image, _ = _without_outliers(first.model, image, mask)
         first.uncertainty = uncertainty(
             first.model, image, first.restored, first.denoised, refined=first.own is not None,
             numbers=first.verdict.numbers, **tiles,
@@ -92,11 +94,21 @@ def _one(train, number, image, mask, refined, seconds, tiles):
     for name, value in model.seconds.items():
         seconds[name] += value
     start, own = time.perf_counter(), None
+    image, mask = _without_outliers(model, image, mask)
     if refined and can_refine(model.physics, image.size):
         own, found = found, refine(image, *found, model.physics, mask)
     verdict = judge(model, image, *found, mask=mask, own=own, **tiles)
     seconds["infer"] += time.perf_counter() - start
     return Attempt(model, *found, own, verdict)
+
+
+def _without_outliers(model, image, mask):
+    """The image filled where outliers are, and the mask with them in it."""
+    found = model.outliers(image)
+    if found is None or not found.any():
+        return image, mask
+    mask = found if mask is None else mask | found
+    return masked_image(image, mask), mask
 
 
 def _better(first, second, why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,21 @@ import numpy as np
 from ..engine.arrays import by_slices, parted
 from ..engine.backend import host, is_cupy, moved
 from ..engine.checks import InputError, numbers
+from ..engine.types import Array
 from ..training.missing import Mask, as_mask, filled, of_all_channels, separated
 from . import tiling
 
 BEYOND = 64  # pixels around a tile that its masked pixels may show
 
 
-def masked_image(image: Any, mask: Mask) -> Any:
+Find = Callable[[Array], "Array | None"]
+
+
+def nothing(image: Array) -> None:
+    """What finds no outliers in an image."""
+
+
+def masked_image(image: Any, mask: Mask, find: Find = nothing) -> Any:
     """What is read by slices in place of `image`: itself where nothing is masked.
 
     Parameters
@@ -23,37 +32,49 @@ def masked_image(image: Any, mask: Mask) -> Any:
     image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array
         Of any library. What does not lie in memory is filled as it is read.
     mask : array of bool, "nan" or None
+    find : callable, optional
+        Gives the outliers of a piece of the image, which are masked too, or None.
     """
     inner, own = parted(image)
-    if mask is None and own is None:
-        return by_slices(image, "image")
     there = numbers(by_slices(inner, "image"), "image", ndim=(2, 3, 5))
     if not (type(there) is np.ndarray or is_cupy(there)):
-        return _Filled(there, mask)
+        looks = find is not nothing and find(np.zeros((1,) * there.ndim)) is not None
+        if mask is None and own is None and not looks:
+            return by_slices(image, "image")
+        return _Filled(there, mask, find)
     pixels, masked = separated(image, mask)
-    return pixels if masked is None else moved(_filled(host(pixels), masked), pixels)
+    return _filled(pixels, masked, find)
 
 
-def _filled(pixels, masked):
-    """In float64."""
+def _filled(pixels, masked, find):
+    """In float64; as it is where nothing is masked."""
+    if masked is None and find is nothing:
+        return pixels
     shape = (1,) * (5 - pixels.ndim) + pixels.shape
-    y, masked = pixels.astype(np.float64).reshape(shape), masked.reshape(shape)
-    return filled(y, of_all_channels(masked)).reshape(pixels.shape)
+    y = host(pixels).astype(np.float64).reshape(shape)
+    masked = None if masked is None else of_all_channels(masked.reshape(shape))
+    y = filled(y, masked)
+    found = of_all_channels(find(y))
+    if found is not None:
+        y = filled(y, found if masked is None else found | masked)
+    elif masked is None:
+        return pixels
+    return moved(y.reshape(pixels.shape), pixels)
 
 
 class _Filled:
     """Something that is read by slices, and filled with what lies up to `BEYOND` pixels away; from
     further away only where all of that is masked."""
 
-    def __init__(self, image, mask):
-        self.image, self.shape = image, tuple(image.shape)
+    def __init__(self, image, mask, find=nothing):
+        self.image, self.shape, self.find = image, tuple(image.shape), find
         self.dtype, self.ndim = np.dtype(np.float64), image.ndim
         self.mask = mask
-        if not isinstance(mask, str):
+        if mask is not None and not isinstance(mask, str):
             self.mask = by_slices(mask, "mask")
             if tuple(self.mask.shape) != self.shape:
                 self.mask = as_mask(mask, self.shape)
-        elif mask != "nan":
+        elif mask not in (None, "nan"):
             as_mask(mask, self.shape)  # says what is wrong
 
     def __getitem__(self, box):
@@ -66,7 +87,9 @@ class _Filled:
         if masked.all():
             raise InputError("mask", "an image with pixels that are not masked", "none of them")
         tiling.release(self.image)
-        return _filled(np.where(masked, 0, part), masked)[inside]
+        masked = masked if masked.any() else None
+        part = part if masked is None else np.where(masked, 0, part)
+        return _filled(part, masked, self.find)[inside]
 
     def _around(self, box, beyond):
         """(pixels of a wider box, where it is masked, the slices of `box` in it)."""
@@ -76,5 +99,7 @@ class _Filled:
             wide.append(slice(max(s.start - far, 0), min(s.stop + far, n)))
             inside.append(slice(s.start - wide[-1].start, s.stop - wide[-1].start))
         part = np.asarray(host(self.image[tuple(wide)]))
+        if self.mask is None:
+            return part, np.zeros(part.shape, bool), tuple(inside)
         mask = self.mask if isinstance(self.mask, str) else np.asarray(self.mask[tuple(wide)])
         return part, as_mask(mask, part.shape, part), tuple(inside)

@@ -3,12 +3,14 @@
 With x = f(y), the residual r = y − g(x) is noise of power σ² at frequencies where nothing was
 missed, and has more power P(k) where something was. So ::
 
-    x ← x + F⁻¹[ max(1 − MARGIN σ² / P(k), 0) · conj(H) / max(|H|², LEAST²) · F(w r) ]
+    x ← x + F⁻¹[ s(P / σ²) (1 − σ² / P) · conj(H) / max(|H|², LEAST²) · F(w r) ]
 
 is the Wiener filter of the missing signal, whose power is P − σ². H is the transfer function, w a
-window that fades at the border. P is |F(w r)|² averaged over neighbouring frequencies; σ² is read
-off the frequencies that the PSF does not pass, where the residual is noise and nothing else. Where
-noise is high nothing sticks out, and nothing is changed. There is no setting. Where the sensor
+window that fades at the border. P is |F(w r)|² averaged over some n neighbouring frequencies; σ² is
+read off those that the PSF does not pass, where the residual is noise and nothing else. Of noise
+alone such an average is 1 ± 1/√n, and to divide its chance peaks by a small H would be worse than
+to leave them: so s rises from 0 at `CHANCE` of these deviations to 1 at twice as many. Where noise
+is high nothing sticks out, and nothing is changed. There is no setting. Where the sensor
 clipped, r is taken from what it reads on average of g(x) (`SensorResponse`), as in the training.
 """
 
@@ -22,7 +24,7 @@ from ..engine.types import Array
 from ..noise import clipping, estimate_noise
 from ..physics import PSFConvolution, SensorResponse, apply
 
-MARGIN = 1.2  # P is an average of few numbers: what sticks out by less may be chance
+CHANCE = 4.0  # standard deviations of P over σ² that may be chance
 LEAST = 0.05  # of |H|: what the PSF passes less of is not amplified more than 1 / LEAST times
 BLOCKED = 0.05  # |H| below which the residual is taken for noise,
 FEWEST = 0.02  # and the fewest frequencies to measure noise at, those of least |H|
@@ -104,11 +106,13 @@ def missed_signal(
     noise = np.median(flat[..., blocked], axis=-1) / np.log(2)  # of an exponential distribution
     noise = moved(noise[..., None, None, None].astype(power.dtype), y)
     # An average over frequencies is a window on the autocorrelation.
-    lags = moved(_lags(shape).astype(power.dtype), y)
+    lags, count = _lags(shape)
+    lags = moved(lags.astype(power.dtype), y)
     correlation = fourier.irfftn(power + 0j, shape)
     average = np.absolute(fourier.rfftn(contiguous(correlation * lags)))
-    least = np.finfo(power.dtype).tiny
-    share = np.maximum(1 - MARGIN * noise / np.maximum(average, least), 0)
+    excess = average / np.maximum(noise, np.finfo(power.dtype).tiny) - 1
+    chance = CHANCE / np.sqrt(count)
+    share = np.clip(excess / chance - 1, 0, 1) * (excess / np.maximum(1 + excess, chance))
     inverse = np.conj(transfer) / np.maximum(passed**2, LEAST**2) * (passed > LEAST / 3)
     found = spectrum * share * moved(inverse.astype(spectrum.dtype), y)
     return fourier.irfftn(found, shape).astype(y.dtype)
@@ -137,12 +141,16 @@ def _window(shape, sizes):
 
 
 def _lags(shape):
-    """The transform of a Gaussian over frequencies, `SMOOTH` of each axis wide."""
+    """The transform of a Gaussian over frequencies, `SMOOTH` of each axis wide, and how many
+    frequencies an average under that Gaussian is worth, Π 2 √π width."""
     least = LEAST_SMOOTH[max(sum(n > 1 for n in shape), 1)]
-    window = np.ones(shape)
+    window, count = np.ones(shape), 1.0
     for axis, n in enumerate(shape):
+        if n == 1:
+            continue
         lag = np.minimum(np.arange(n), n - np.arange(n))
         width = min(max(SMOOTH * n, least), n / 4)
         profile = np.exp(-2 * (np.pi * width * lag / n) ** 2)
         window = window * np.expand_dims(profile, [a for a in range(3) if a != axis])
-    return window
+        count *= 2 * np.sqrt(np.pi) * width
+    return window, count

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..engine.backend import contiguous, host, moved
 from ..engine.types import Array, Float64Array
-from ..noise import clipping, noise_of
+from ..noise import noise_model
 from ..physics import PSFConvolution
 from .predict import infer
 from .refinement import refine
@@ -59,8 +59,8 @@ def uncertainty(
 
     y, x, gx = (host(a).astype(np.float64) for a in (image, restored, denoised))
     g = model.physics
-    low, high = clipping(y)
-    noise = noise_of(g, y.reshape((1,) * (5 - y.ndim) + y.shape))
+    known = model.noise or noise_model(y, getattr(g, "psf", None))
+    noise, low, high = known.level, known.low, known.high
     rng = np.random.default_rng(model.seed)
     draws, moves = [], []
     for draw in range(DRAWS):

@@ -17,7 +17,7 @@ import numpy as np
 from ..classical import calibrate, richardson_lucy, tv_admm
 from ..engine.backend import host
 from ..engine.types import Array
-from ..noise import clipping, noise_of
+from ..noise import noise_model
 from ..physics import PSFConvolution, SensorResponse
 from .held_out import blind_prediction, held_out_pixels
 from .residual import blocked_spectrum, describe_residual
@@ -128,8 +128,8 @@ def judge(
     psf = None
     if isinstance(g, PSFConvolution):
         psf = g.psf.reshape(g.psf.shape[-y.ndim :])
-    low, high = clipping(y)
-    noise = noise_of(g, y.reshape((1,) * (5 - y.ndim) + y.shape))
+    known = model.noise or noise_model(y, getattr(g, "psf", None))
+    noise, low, high = known.level, known.low, known.high
     numbers: dict[str, float] = {"noise": noise}
     reading = _Reading(noise, low, high)
     reasons = [*_about_psf(psf), *_about_data(y, psf, high, numbers)]

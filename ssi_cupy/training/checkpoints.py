@@ -35,7 +35,7 @@ def save(training: Any, path: PathLike) -> None:
 def load(training: Any, path: PathLike) -> None:
     """Go on from a checkpoint of the same image, recipe, seed and number of steps."""
     identity, arrays = model_file.read(path, "checkpoint", "resume")
-    identity = {"precision": "float32"} | identity  # once there was no other
+    identity = {"precision": "float32", "camera": {}} | identity  # once there was no other
     for name, mine in _identity(training).items():
         if identity.get(name) != mine:
             mine, other = _differing(mine, identity.get(name))
@@ -94,6 +94,7 @@ def _identity(training):
         "seed": training.seed,
         "steps": training.steps,
         "precision": training.model.precision,
+        "camera": training.model.camera,
         "physics": _fingerprint(training.model.physics),
         "image": training.source.fingerprint(),
         "network": json.loads(model_file.describe(training.net)),  # the voxels' shape is in it

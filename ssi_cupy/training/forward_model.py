@@ -12,7 +12,8 @@ from .. import symmetry
 from ..engine.backend import empty
 from ..engine.checks import InputError, positive_int
 from ..engine.types import Array, Shape
-from ..noise import clipping, noise_of
+from ..noise import NoiseModel, noise_model
+from ..ops.pad import crop, pad
 from ..physics import Clamp, Composition, Identity, PSFConvolution, SensorResponse, apply, is_linear
 from ..physics.learned import living
 from ..recipes import Recipe
@@ -22,8 +23,16 @@ from ..tape import Tape
 BROADEN = np.array([[0.095, 0.14, 0.095], [0.14, 0.2, 0.14], [0.095, 0.14, 0.095]])
 
 
-def forward_model(g: Any, recipe: Recipe, y: Array, offset: float = 0.0, scale: float = 1.0) -> Any:
-    """The forward model that a recipe trains with, in units of the normalised image `y`."""
+def forward_model(
+    g: Any,
+    recipe: Recipe,
+    y: Array,
+    offset: float = 0.0,
+    scale: float = 1.0,
+    noise: NoiseModel | None = None,
+) -> Any:
+    """The forward model that a recipe trains with, in units of the normalised image `y`, whose
+    noise model is by default its own."""
     from scipy.signal import convolve
 
     if recipe.broaden and isinstance(g, PSFConvolution):
@@ -33,7 +42,7 @@ def forward_model(g: Any, recipe: Recipe, y: Array, offset: float = 0.0, scale: 
     parts = [Clamp(0, 1)] if recipe.clamp else []
     parts.append(_in_units(g, offset, scale, y))
     if recipe.sensor:
-        parts += _sensor(g, y)
+        parts += _sensor(noise or noise_model(y, getattr(g, "psf", None)))
     return Composition(*parts) if len(parts) > 1 else parts[0]
 
 
@@ -67,12 +76,11 @@ def _in_units(g, offset, scale, y):
     return g if keeps or (offset, scale) == (0, 1) else InUnits(g, offset, scale)
 
 
-def _sensor(g, y):
-    """A `SensorResponse` where `y` is clipped, and nothing where it is not."""
-    low, high = clipping(y)
-    if np.isinf(low) and np.isinf(high):
+def _sensor(noise):
+    """A `SensorResponse` where the image is clipped, and nothing where it is not."""
+    if np.isinf(noise.low) and np.isinf(noise.high):
         return []
-    return [SensorResponse(noise_of(g, y), low=low, high=high)]
+    return [SensorResponse(noise.level, low=noise.low, high=noise.high)]
 
 
 def allowed_symmetries(g: Any, recipe: Recipe | None = None) -> list[Symmetry]:
@@ -136,3 +144,13 @@ def margin_of(g: Any, recipe: Recipe, shape: Shape) -> Shape:
         return (0, 0, 0)
     radii = [min(k // 2, n // 2) for k, n in zip(g.psf.shape, shape, strict=True)]
     return (radii[0], max(radii[1:]), max(radii[1:]))
+
+
+def with_margin(y: Any, margin: Shape) -> Any:
+    """`y` (N, C, Z, Y, X) with a mirrored margin of that many pixels around it."""
+    return pad(y, widths=[(m, m) for m in margin], mode="mirror") if any(margin) else y
+
+
+def without_margin(x: Any, margin: Shape, shape: Shape) -> Any:
+    """The inverse of `with_margin`; `shape` is that of the (Z, Y, X) inside."""
+    return crop(x, start=margin, shape=shape) if any(margin) else x

@@ -17,7 +17,7 @@ import numpy as np
 from ..engine.backend import log, moved, namespace
 from ..engine.checks import InputError
 from ..engine.types import Array
-from ..noise import noise_of
+from ..noise import noise_model
 from ..ops.gaussian_convolution import NUMBER
 from ..optim import Adam
 from ..physics import LearnedPSF
@@ -129,7 +129,7 @@ class PSFLearning:
         y = next(iter(training.source.every()))
         x, _ = unet_forward(training._shown(y), model.parameters, net=training.net,
                             statistics=model.statistics, keep=False)  # fmt: skip
-        noise = noise_of(source, y)
+        noise = noise_model(y, source.psf).level
         found = np.where(self.mask, last[:, :NUMBER].mean(axis=0), source.parameters)
         error = float(np.hypot(METHOD, UNKNOWN / max(self._information(x, found, noise), 1e-3)))
         learned = source.found(found, error)

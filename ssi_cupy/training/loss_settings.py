@@ -10,12 +10,14 @@ import numpy as np
 from ..engine.backend import host
 from ..engine.types import Array
 from ..losses import Losses
-from ..noise import clipping, count_step, noise_of
+from ..noise import NoiseModel, noise_model
 from ..recipes import Recipe
+from .image_noise import noise_share
 from .units import relative
 
 LEAST_NOISE = 1e-3  # of an image that seems to have none, for `losses_for`
 PHOTONS = 10  # counts by which a pixel may be off before it is taken for an outlier
+NOISY = 0.3  # what the weight of TV grows by, where the image's variance is all noise
 BACKGROUND = 6  # noise levels between the darkest pixels and the darkest quarter, at most
 
 
@@ -28,6 +30,7 @@ def losses_for(
     spacing: tuple[float, float, float] | None = None,
     ends: tuple[float, float] | None = None,
     shown: Array | None = None,
+    noise: NoiseModel | None = None,
 ) -> Losses:
     """The losses of a recipe in units of the normalised image `y`.
 
@@ -35,8 +38,9 @@ def losses_for(
     image or, where that is standardised, parts of the image's range, in which their terms are
     measured too. That range is `ends`, where `y` is but a part of what is trained on. `shown` are
     the pixels of `y` that are not masked, by default all. With ``adaptive``, some settings are
-    multiples of the noise of `y`. With the `spacing` of the pixels, differences along an axis are
-    divided by their distance.
+    multiples of the noise of `y`, whose model is by default its own, and TV's weight grows further
+    where hardly anything but noise is there. With the `spacing` of the pixels, differences along an
+    axis are divided by their distance.
     """
     losses, shown = recipe.losses, y if shown is None else shown
     if spacing:
@@ -51,12 +55,14 @@ def losses_for(
         )  # fmt: skip
     if not recipe.adaptive:
         return losses
-    noise = max(noise_of(g, y), LEAST_NOISE)
+    noise = noise or noise_model(y, getattr(g, "psf", None))
+    level = max(noise.level, LEAST_NOISE)
     # A photon where hardly any are is no outlier: cut off, the light would not come back.
-    delta = losses.delta * noise + PHOTONS * count_step(y)
+    delta = losses.delta * level + PHOTONS * noise.step
+    share = noise_share(noise, shown)
     return dataclasses.replace(
-        losses, delta=delta, tv=losses.tv * noise, low=_background(shown, noise),
-        high=clipping(y)[1],
+        losses, delta=delta, tv=(losses.tv + NOISY * share**4) * level if losses.tv else 0.0,
+        low=_background(shown, level), high=noise.high,
     )  # fmt: skip
 
 

@@ -19,11 +19,10 @@ from .. import symmetry
 from ..engine.backend import Numbers, empty, host, is_cupy, namespace, on_device, zeros
 from ..engine.checks import InputError, varying
 from ..engine.gpu.graph import Capture
-from ..engine.types import Array, Shape
+from ..engine.types import Array
 from ..masking import fill, keep_blind, within
-from ..noise import noise_of
 from ..ops.loss_terms import weighted_sum
-from ..ops.pad import branch, crop, pad
+from ..ops.pad import branch
 from ..ops.total_variation import kernel_continuity
 from ..optim import Adam, MovingAverage, total
 from ..physics import apply, to_dict
@@ -31,7 +30,16 @@ from ..tape import Tape
 from ..unet import parameter, unet, unet_forward
 from ..unet.layout import stacked
 from .batches import WholeImage
-from .forward_model import allowed_symmetries, forward_model, margin_of, reach_of, wraps
+from .forward_model import (
+    allowed_symmetries,
+    forward_model,
+    margin_of,
+    reach_of,
+    with_margin,
+    without_margin,
+    wraps,
+)
+from .image_noise import mask_for, noise_and_mask, noise_of
 from .image_sets import Images
 from .inputs import levels_for
 from .learning import OWN, PSFLearning
@@ -84,11 +92,14 @@ class Training:
             self.source, y, shown = self._of_many(image)
         else:
             self.source, y, shown = self._of_one(image, of_all_channels(masked), source)
+        noise = model.noise.in_units(*model.units) if model.noise else None
         self.learning = PSFLearning(model, recipe, steps, self.source.like)
-        self.g = forward_model(self.learning.g, recipe, y, *model.units)
+        self.g = forward_model(self.learning.g, recipe, y, *model.units, noise)
         spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
         ends = self.source.ends() if isinstance(image, Images) else None
-        self.losses = losses_for(model.physics, recipe, y, *model.units, spacing, ends, shown)
+        self.losses = losses_for(
+            model.physics, recipe, y, *model.units, spacing, ends, shown, noise
+        )
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
         one_channel = (shape[0], 1, *shape[2:])
@@ -103,12 +114,11 @@ class Training:
         self.check = zeros(1, np.float64, like)  # the validation loss of one batch
         self.parts = ()  # names of the loss's terms
 
+        self.mask = mask_for(recipe, noise, shown)
         model.wiener_levels = []
         if recipe.wiener:
-            noise = noise_of(model.physics, y)
-            model.wiener_levels = levels_for(
-                model.physics, recipe.wiener, noise, float(shown.var())
-            )
+            variance = float(shown.var())
+            model.wiener_levels = levels_for(model.physics, recipe.wiener, noise.level, variance)
         self.inputs = model.inputs
         inputs = self.inputs.channels(shape[1])
         model.net = self.net = network_for(self.batch[0], recipe.network, spacing, inputs)
@@ -139,19 +149,16 @@ class Training:
         if recipe.crop:
             side = min(*y.shape[3:], recipe.crop)
             y, masked = (a if a is None else a[..., :side, :side] for a in (y, masked))
-        shown = varying(seen(y, masked), "image")
+        varying(seen(y, masked), "image")
+        model.noise, masked = noise_and_mask(filled(y, masked), masked, model)
+        shown = seen(y, masked)
         model.units = offset, scale = units_of(shown, recipe.normalise)
         y = np.ascontiguousarray((filled(y, masked) - offset) / scale, dtype=np.float32)
         shown, y = seen(y, masked), on_device(y, model.device)
         if recipe.patch:
             return Patches(y, recipe, masked=masked, **self._options()), y, shown
-        settings = {
-            "validation": recipe.validation,
-            "symmetries": self.symmetries,
-            "seed": self.seed,
-            "masked": masked,
-        }
-        return source(y, **settings), y, shown
+        settings = {"validation": recipe.validation, "symmetries": self.symmetries}
+        return source(y, seed=self.seed, masked=masked, **settings), y, shown
 
     def _of_many(self, images):
         """(the source of batches of many images; as of `_of_one`, of a part of one of them)."""
@@ -159,6 +166,8 @@ class Training:
         source = ImageSet(images, self.recipe, like=like, **self._options())
         self.model.units = source.units
         y, shown = source.sample()
+        offset, scale = source.units
+        self.model.noise = noise_of(y.astype(np.float64) * scale + offset, self.model)
         return source, on_device(y, self.model.device), shown
 
     def _options(self):
@@ -254,9 +263,9 @@ class Training:
         recipe, seed, draw = self.recipe, self.seed, self.numbers["draw"]
         alone, options = self._stand_ins()
         scored = within(validation, inside)
-        if recipe.mask is None:
+        if self.mask is None:
             return *self._whole(y, validation, inside), scored
-        mask = recipe.mask.mark(y.shape, seed, draw, self.numbers["limit"], like=y)
+        mask = self.mask.mark(y.shape, seed, draw, self.numbers["limit"], like=y)
         hidden, counted = keep_blind(mask, validation)
         if alone == recipe.fill:
             seen = fill(y, hidden, alone, seed, draw, **options)
@@ -288,7 +297,7 @@ class Training:
 
     def _levels(self, step):
         """How many pixels are hidden in a step, and how much noise is added."""
-        mask, noise = self.recipe.mask, self.recipe.input_noise
+        mask, noise = self.mask, self.recipe.input_noise
         return {
             "limit": mask.limit(step, self.steps) if mask else 0.0,
             "noise": noise.level(step, self.steps) if noise else 0.0,
@@ -392,13 +401,3 @@ def _is_ours(g):
     except InputError:
         return False
     return True
-
-
-def with_margin(y: Any, margin: Shape) -> Any:
-    """`y` (N, C, Z, Y, X) with a mirrored margin of that many pixels around it."""
-    return pad(y, widths=[(m, m) for m in margin], mode="mirror") if any(margin) else y
-
-
-def without_margin(x: Any, margin: Shape, shape: Shape) -> Any:
-    """The inverse of `with_margin`; `shape` is that of the (Z, Y, X) inside."""
-    return crop(x, start=margin, shape=shape) if any(margin) else x

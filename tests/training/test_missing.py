@@ -115,7 +115,8 @@ def test_statistics_are_those_of_the_others():
     image, mask = picture((40, 40)), np.zeros((40, 40), bool)
     mask[:, 22:] = True
     for recipe in (recipes.DEFAULT, recipes.NOISE2SELF):
-        made = dataclasses.replace(recipe, network=UNet(), patch=None, steps=3)
+        # What is an outlier at the seam depends on what lies across it, so none is looked for.
+        made = dataclasses.replace(recipe, network=UNet(), patch=None, steps=3, adaptive=False)
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), made, rng=1)
         model.fit(under(image, mask, 99), mask=mask, **SMALL)
         alone = SelfSupervisedInverse(physics.PSFConvolution(PSF), made, rng=1)

@@ -8,7 +8,9 @@ import pytest
 from ssi_cupy import physics, psf, recipes
 from ssi_cupy.engine.checks import InputError
 from ssi_cupy.losses import Losses
+from ssi_cupy.noise import noise_model
 from ssi_cupy.training.forward_model import allowed_symmetries, forward_model, margin_of
+from ssi_cupy.training.image_noise import mask_for
 from ssi_cupy.training.loss_settings import losses_for
 from ssi_cupy.training.network import network_for
 from ssi_cupy.training.units import units_of, voxel
@@ -66,10 +68,20 @@ def test_adaptive_losses_are_in_units_of_the_noise():
     for noise in (0.05, 0.2):
         losses = losses_for(BLUR, recipes.DEFAULT, exposure(noise=noise))
         assert losses.delta == pytest.approx(noise * recipes.DEFAULT.losses.delta, rel=0.1)
-        assert losses.tv == pytest.approx(noise * recipes.DEFAULT.losses.tv, rel=0.1)
+        share = noise**2 / (noise**2 + 1 / 12)
+        tv = noise * (recipes.DEFAULT.losses.tv + 0.3 * share**4)
+        assert losses.tv == pytest.approx(tv, rel=0.2)
         assert losses.high == np.inf
     assert losses_for(BLUR, recipes.DEFAULT, exposure(0, 1)).high == 1
     assert losses_for(BLUR, recipes.SSI, exposure()) == recipes.SSI.losses
+
+
+@pytest.mark.parametrize("noise, end", [(0.05, 0.3), (0.5, 0.05)])
+def test_fewer_pixels_are_hidden_where_noise_is_strong(noise, end):
+    y = exposure(noise=noise)
+    mask = mask_for(recipes.DEFAULT, noise_model(y, BLUR.psf), y)
+    assert (mask.start, mask.end) == (0.3, pytest.approx(end))
+    assert mask_for(recipes.SSI, None, y) is recipes.SSI.mask
 
 
 def test_losses_are_in_the_units_of_the_data():
