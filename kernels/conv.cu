@@ -97,24 +97,28 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
     const int staged = slices * max(1, min(fit, 4));
     real* const weights = shared + staged * tall * length;
 
-    const int64 tiles_x = (y.shape[4] + blockDim.x * PIXELS - 1) / (blockDim.x * PIXELS);
+    const int height = int(y.shape[3]), width = int(y.shape[4]), depth = int(y.shape[2]);
+    const int tall_y = int(blockDim.y), wide_y = int(blockDim.x) * PIXELS;
+    const int tiles_x = (width + wide_y - 1) / wide_y;
     // tiles of all planes along X, for along Z a grid ends at 65535
-    const int64 tiles = tiles_x * ((y.shape[3] + blockDim.y - 1) / blockDim.y);
-    const int64 at = blockIdx.x % tiles, of = blockIdx.x / tiles;
-    const int64 y0 = at / tiles_x * blockDim.y, x0 = at % tiles_x * blockDim.x * PIXELS;
-    const int64 n = of / y.shape[2], z = of % y.shape[2];
-    const int64 line = y0 + threadIdx.y, column = x0 + threadIdx.x * PIXELS;
-    const bool inside = line < y.shape[3] && column < y.shape[4];
+    const int tiles = tiles_x * ((height + tall_y - 1) / tall_y);
+    const int at = int(blockIdx.x) % tiles, of = int(blockIdx.x) / tiles;
+    const int y0 = at / tiles_x * tall_y, x0 = at % tiles_x * wide_y, n = of / depth, z = of % depth;
+    const int line = y0 + int(threadIdx.y), column = x0 + int(threadIdx.x) * PIXELS;
+    const bool inside = line < height && column < width;
     const real* const filters = &w(blockIdx.y, 0, 0);
 
     real acc[OUTS][PIXELS] = {};
     for (int first = 0; first < planes; first += staged) {
         const int here = min(staged, planes - first);
-        copy_planes(shared, here, tall, length, x, affine, n, z, y0 - ky / 2, x0 - kx / 2, first,
-                    int(kz), thread / 32, threads / 32, thread % 32);
+        const Planes some = {here, tall, length, n, z, y0 - int(ky) / 2, x0 - int(kx) / 2, first,
+                             int(kz)};
+        copy_planes(shared, some, x, thread / 32, threads / 32, thread % 32);
         const Four* const from = reinterpret_cast<const Four*>(filters + int64(first) * filter);
         for (int i = thread; i < here * filter / 4; i += threads)
-            reinterpret_cast<Four*>(weights)[i] = from[i];
+            copy_async(reinterpret_cast<Four*>(weights) + i, from + i, true);
+        arrived();
+        activate_planes(shared, some, x, affine, thread / 32, threads / 32, thread % 32);
         __syncthreads();
         for (int plane = slice; inside && plane < here; plane += slices)
             for (int dy = 0; dy < ky; ++dy) {
@@ -174,117 +178,178 @@ extern "C" __global__ void __launch_bounds__(256, RESIDENT) conv_forward_kernel(
 //
 // gw[o, plane, ky, kx] = Σ_p gy[o, p] · x[plane, p + k − P]
 //
-// blockIdx.x is a slice of the image (some bands of `rows` rows), blockIdx.y a block of OUTS output
-// channels, blockIdx.z some planes, or a part of one if kernels are tall. Each warp has one row of
-// taps, (plane, ky): its 32 threads go over the pixels of a tile of gy and of x in shared memory,
-// four at a time, with OUTS × kx sums in registers, and are summed in the end. The slices' sums are
-// added afterwards, in their order.
+// blockIdx.x is a slice of the image's tiles and some planes, or a part of one if kernels are tall;
+// blockIdx.y a block of OUTS output channels. A tile of gy and those planes of x come to shared
+// memory. Each warp has ROWS rows of taps, (plane, ky) each, so that one load of gy is for all of
+// them: its 32 threads go over the tile's pixels, four at a time, with ROWS × OUTS × kx sums in
+// registers, and are summed in the end. The slices' sums are added afterwards, in their order.
 
-constexpr int TILE_X = 64, TILE_Y = 8;
-constexpr int WARPS = sizeof(real) == 4 ? 10 : 8;  // of a block, at most: they share registers
+constexpr int TILE_X = 64, TILE_Y = sizeof(real) == 4 ? 12 : 8;
+constexpr int TILE = TILE_X * TILE_Y;
+constexpr int WARPS = 8;  // of a block
+constexpr int MOST = 62 << 10;  // bytes of shared memory for its tiles, which every GPU has
 
-// sums[o][dx] += Σ_p gy[o][p] · row[p + dx], for four pixels.
-template <int TAPS>
-__device__ inline void add_products(real (&sums)[OUTS][TAPS], const real* row, const real* gy) {
-    real window[2 * PIXELS];
-    *reinterpret_cast<Four*>(window) = load_four(row);
-    if (TAPS > 1) *reinterpret_cast<Four*>(window + PIXELS) = load_four(row + PIXELS);
+// sums[r][o][dx] += Σ_p gy[o][p] · row[r][p + dx], for four pixels.
+template <int ROWS, int TAPS>
+__device__ inline void add_products(
+    real (&sums)[ROWS][OUTS][TAPS], const real* tile, const int (&rows)[ROWS], const real* gy
+) {
+    real window[ROWS][2 * PIXELS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        *reinterpret_cast<Four*>(window[r]) = load_four(tile + rows[r]);
+        if (TAPS > 1)
+            *reinterpret_cast<Four*>(window[r] + PIXELS) = load_four(tile + rows[r] + PIXELS);
+    }
 #pragma unroll
     for (int o = 0; o < OUTS; ++o) {
-        const Four g = load_four(gy + o * TILE_Y * TILE_X);
+        const Four g = load_four(gy + o * TILE);
 #pragma unroll
-        for (int dx = 0; dx < TAPS; ++dx)
+        for (int r = 0; r < ROWS; ++r)
 #pragma unroll
-            for (int p = 0; p < PIXELS; ++p)
-                sums[o][dx] = fma(g.at[p], window[p + dx], sums[o][dx]);
+            for (int dx = 0; dx < TAPS; ++dx)
+#pragma unroll
+                for (int p = 0; p < PIXELS; ++p)
+                    sums[r][o][dx] = fma(g.at[p], window[r][p + dx], sums[r][o][dx]);
     }
 }
 
-// Taps dx0 … dx0 + TAPS − 1 of this warp's row, over all tiles of this block's slice.
-template <int TAPS>
-__device__ inline void gather_taps(
-    const Array<const real, 5>& x, const Array<const real, 2>& affine,
-    const Array<const real, 5>& gy, const Array<real, 5>& partial, const Array<real, 2>& bias,
-    int kz, int ky, int kx, int dx0, int64 rows, int64 slices, real* shared, real* biases
+// Begins to copy a tile of OUTS channels of gy; zeros where it has nothing.
+__device__ inline void copy_gradient(
+    real* to, const Array<const real, 5>& gy, int n, int first, int z, int y0, int x0, int thread,
+    int threads
 ) {
-    const int lane = int(threadIdx.x), warp = int(threadIdx.y), warps = int(blockDim.y);
-    const int lines = min(ky, WARPS), chunks = (ky + lines - 1) / lines;  // of ky
-    const int planes = int(x.shape[1]) * kz, per_block = warps / lines;
-    const int first = int(blockIdx.z) / chunks * per_block, here = min(per_block, planes - first);
-    const int dy0 = int(blockIdx.z) % chunks * lines, dy = dy0 + warp % lines;
-    const bool busy = warp / lines < here && dy < ky;
-    const int tall = TILE_Y + lines - 1, length = row_length(TILE_X, kx);
-    real* const tile = shared + OUTS * TILE_Y * TILE_X;  // gy comes first
-    const int64 channels = gy.shape[1], depth = gy.shape[2], height = gy.shape[3];
-    const int64 width = gy.shape[4], bands = (height + rows - 1) / rows;
-    const int64 count = gy.shape[0] * depth * bands, part = blockIdx.x, block = blockIdx.y;
-    const bool sum_bias = dx0 == 0 && blockIdx.z == 0;
-    if (warp == 0 && lane < OUTS) biases[lane] = 0;
-
-    real acc[OUTS][TAPS] = {};
-    for (int64 band = part * count / slices; band < (part + 1) * count / slices; ++band) {
-        const int64 n = band / (depth * bands), z = band / bands % depth;
-        const int64 top = band % bands * rows, bottom = min(top + rows, height);
-        for (int64 y0 = top; y0 < bottom; y0 += TILE_Y)
-            for (int64 x0 = 0; x0 < width; x0 += TILE_X) {
-                __syncthreads();  // nobody reads the last tile any more
-                for (int r = warp; r < OUTS * TILE_Y; r += warps) {
-                    const int64 o = block * OUTS + r / TILE_Y, line = y0 + r % TILE_Y;
-                    const bool inside = o < channels && line < bottom;
-                    const real* row = inside ? &gy(n, o, z, line, 0) : nullptr;
-                    copy_row(shared + r * TILE_X, TILE_X, row, x0, width, false, 1, 0, lane);
-                }
-                copy_planes(tile, here, tall, length, x, affine, n, z, y0 + dy0 - ky / 2,
-                            x0 - kx / 2, first, kz, warp, warps, lane);
-                __syncthreads();
-                for (int o = warp; sum_bias && o < OUTS; o += warps) {
-                    real total = 0;
-                    for (int at = lane; at < TILE_Y * TILE_X; at += 32)
-                        total += shared[o * TILE_Y * TILE_X + at];
-                    total = warp_sum(total);
-                    if (lane == 0) biases[o] += total;
-                }
-                if (!busy) continue;
-                const real* const mine = tile + (warp / lines * tall + warp % lines) * length + dx0;
+    constexpr int FOURS = TILE_X / PIXELS;
+    const int channels = int(gy.shape[1]), height = int(gy.shape[3]), width = int(gy.shape[4]);
+    const uint64 address = reinterpret_cast<uint64>(gy.data);
+    const bool aligned = width % PIXELS == 0 && address % sizeof(Four) == 0;
+    const int column = x0 + thread % FOURS * PIXELS;
 #pragma unroll 1
-                for (int at = lane * PIXELS; at < TILE_Y * TILE_X; at += 32 * PIXELS) {
-                    const int line = at / TILE_X, column = at % TILE_X;
-                    if (y0 + line >= bottom || x0 + column >= width) continue;
-                    add_products<TAPS>(acc, mine + line * length + column, shared + at);
-                }
-            }
-    }
-    __syncthreads();
-    if (sum_bias && warp == 0 && lane < OUTS && block * OUTS + lane < channels)
-        bias(part, block * OUTS + lane) = biases[lane];
-    if (!busy) return;
-    const int64 tap = (int64(first + warp / lines) * ky + dy) * kx + dx0;
-#pragma unroll
-    for (int o = 0; o < OUTS; ++o) {
-#pragma unroll
-        for (int dx = 0; dx < TAPS; ++dx) {
-            const real total = warp_sum(acc[o][dx]);
-            if (lane == 0 && dx0 + dx < kx)
-                partial(part, block, (tap + dx) / 3, o, (tap + dx) % 3) = total;
+    for (int line = thread / FOURS; line < TILE_Y; line += threads / FOURS) {
+        const bool there = y0 + line < height && column < width;
+        const uint32 plane = uint32(gy.shape[2] * height * width);  // of a channel: 16 GiB at most
+        const real* from = gy.data + (int64(n) * channels + first) * plane;
+        from += (int64(z) * height + y0 + line) * width + column;
+        real* at = to + line * TILE_X + thread % FOURS * PIXELS;
+#pragma unroll 1
+        for (int o = 0; o < OUTS; ++o) {
+            const bool inside = there && first + o < channels;
+            if (aligned)
+                copy_async(reinterpret_cast<Four*>(at), reinterpret_cast<const Four*>(from), inside);
+            else
+#pragma unroll 1
+                for (int p = 0; p < PIXELS; ++p)
+                    copy_async(at + p, from + p, inside && column + p < width);
+            from += plane;
+            at += TILE;
         }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) conv_weights_kernel(
+// Taps dx0 … dx0 + TAPS − 1 of this warp's rows, over all tiles of this block's slice.
+template <int ROWS, int TAPS>
+__device__ inline void gather_taps(
+    const Array<const real, 5>& x, const Array<const real, 2>& affine,
+    const Array<const real, 5>& gy, const Array<real, 5>& partial, const Array<real, 2>& bias,
+    int kz, int ky, int kx, int dx0, int slices, real* shared, real* biases
+) {
+    constexpr int warps = WARPS;
+    const int lane = int(threadIdx.x), warp = int(threadIdx.y);
+    const int lines = min(ky, warps * ROWS), chunks = (ky + lines - 1) / lines;  // of ky
+    const int tall = TILE_Y + lines - 1, length = row_length(TILE_X, kx);
+    const int fit = (MOST / int(sizeof(real)) - OUTS * TILE) / (tall * length);
+    const int planes = int(x.shape[1]) * kz, per_block = max(1, min(warps * ROWS / lines, fit));
+    const int parts = (planes + per_block - 1) / per_block * chunks, of = int(blockIdx.x) % parts;
+    const int first = of / chunks * per_block, here = min(per_block, planes - first);
+    const int dy0 = of % chunks * lines, part = int(blockIdx.x) / parts;
+    real* const tile = shared + OUTS * TILE;  // gy comes first
+    const int channels = int(gy.shape[1]), depth = int(gy.shape[2]), height = int(gy.shape[3]);
+    const int width = int(gy.shape[4]), first_out = int(blockIdx.y) * OUTS;
+    const int across = (width + TILE_X - 1) / TILE_X;
+    const int of_plane = across * ((height + TILE_Y - 1) / TILE_Y);
+    const int64 count = gy.shape[0] * depth * of_plane;  // below 2³¹, as the grid's blocks
+    const bool sum_bias = dx0 == 0 && of == 0;
+    if (warp == 0 && lane < OUTS) biases[lane] = 0;
+
+    const int all = here * lines;  // rows of taps of this block; the last warp may have too many
+    int rows[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        const int row = min(warp + r * warps, all - 1);
+        rows[r] = (row / lines * tall + row % lines) * length + dx0 + lane % 16 * PIXELS;
+    }
+    real acc[ROWS][OUTS][TAPS] = {};
+    const int last = int((part + 1) * count / slices);
+#pragma unroll 1
+    for (int t = int(part * count / slices); t < last; ++t) {
+        const int plane = t / of_plane, at = t % of_plane;
+        const int y0 = at / across * TILE_Y, x0 = at % across * TILE_X;
+        const int n = plane / depth, z = plane % depth;
+        __syncthreads();  // nobody reads the last tile any more
+        copy_gradient(shared, gy, n, first_out, z, y0, x0, warp * 32 + lane, warps * 32);
+        const Planes some = {here, tall, length, n, z, y0 + dy0 - ky / 2, x0 - kx / 2, first, kz};
+        copy_planes(tile, some, x, warp, warps, lane);
+        arrived();
+        activate_planes(tile, some, x, affine, warp, warps, lane);
+        __syncthreads();
+        for (int o = warp; sum_bias && o < OUTS; o += warps) {
+            real total = 0;
+            for (int i = lane; i < TILE; i += 32) total += shared[o * TILE + i];
+            total = warp_sum(total);
+            if (lane == 0) biases[o] += total;
+        }
+        if (warp >= all || x0 + lane % 16 * PIXELS >= width) continue;
+        const int bottom = min(TILE_Y, height - y0);
+        const real* from = tile + lane / 16 * length;
+        const real* g = shared + lane * PIXELS;
+#pragma unroll 1
+        for (int line = lane / 16; line < bottom; line += 2) {
+            add_products<ROWS, TAPS>(acc, from, rows, g);
+            from += 2 * length;
+            g += 2 * TILE_X;
+        }
+    }
+    __syncthreads();
+    if (sum_bias && warp == 0 && lane < OUTS && first_out + lane < channels)
+        bias(part, first_out + lane) = biases[lane];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        const int row = warp + r * warps, dy = dy0 + row % lines;
+        if (row >= all || dy >= ky) continue;
+        const int64 tap = (int64(first + row / lines) * ky + dy) * kx + dx0;
+#pragma unroll
+        for (int o = 0; o < OUTS; ++o)
+#pragma unroll
+            for (int dx = 0; dx < TAPS; ++dx) {
+                const real total = warp_sum(acc[r][o][dx]);
+                if (lane == 0 && dx0 + dx < kx)
+                    partial(part, blockIdx.y, (tap + dx) / 3, o, (tap + dx) % 3) = total;
+            }
+    }
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int TOGETHER = 1;  // blocks on a processor: before 2022 the compiler finds no way for two
+#else
+constexpr int TOGETHER = RESIDENT;
+#endif
+
+// Rows of taps of a warp by the width of the kernel: as in conv_tiling.py.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, TOGETHER) conv_weights_kernel(
     Array<const real, 5> x, Array<const real, 2> affine, Array<const real, 5> gy,
     Array<const int64, 1> taps, Array<real, 5> partial, Array<real, 2> bias, int64 kz, int64 ky,
     int64 kx, int64 rows, int64 slices
 ) {
     DYNAMIC_SHARED(real, shared);
     __shared__ real sums[OUTS];  // of gy, each by one warp
-    const int z = int(kz), y = int(ky), k = int(kx);
+    const int z = int(kz), y = int(ky), k = int(kx), s = int(slices);
     if (kx == 5)
-        gather_taps<5>(x, affine, gy, partial, bias, z, y, k, 0, rows, slices, shared, sums);
+        gather_taps<2, 5>(x, affine, gy, partial, bias, z, y, k, 0, s, shared, sums);
     else if (kx == 3)
-        gather_taps<3>(x, affine, gy, partial, bias, z, y, k, 0, rows, slices, shared, sums);
+        gather_taps<3, 3>(x, affine, gy, partial, bias, z, y, k, 0, s, shared, sums);
     else if (kx == 1)
-        gather_taps<1>(x, affine, gy, partial, bias, z, y, k, 0, rows, slices, shared, sums);
+        gather_taps<1, 1>(x, affine, gy, partial, bias, z, y, k, 0, s, shared, sums);
     else
         for (int dx = 0; dx < k; dx += 4)
-            gather_taps<4>(x, affine, gy, partial, bias, z, y, k, dx, rows, slices, shared, sums);
+            gather_taps<1, 4>(x, affine, gy, partial, bias, z, y, k, dx, s, shared, sums);
 }

@@ -1,4 +1,5 @@
-"""Every CUDA kernel, compiled for every architecture: its registers, shared memory and spills.
+"""Every CUDA kernel, compiled for every architecture: its registers, shared memory and spills; and
+what a training step would take on an H100, by what its kernels issue (see `estimate.py`).
 
 Needs no GPU. The compiler is NVRTC, of the wheel nvidia-cuda-nvrtc (the extra `kernels`), or else
 nvcc of the CUDA toolkit. A warning is an error.
@@ -75,14 +76,32 @@ def compiled(stem, real, architecture):
 # ---- the compilers ----------------------------------------------------------------------------
 
 
-def _nvrtc_files():
+def nvidia_files(*patterns):
+    """Files of NVIDIA's wheels."""
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations if spec else ():
-        for pattern in ("*/lib/libnvrtc.so.*", "*/bin/**/nvrtc64_*_0.dll"):
+        for pattern in patterns:
             yield from sorted(Path(folder).glob(pattern), reverse=True)
 
 
-def _nvrtc(library, text, architecture):
+def _nvrtc_files():
+    return nvidia_files("*/lib/libnvrtc.so.*", "*/bin/**/nvrtc64_*_0.dll")
+
+
+def can_write_cubins():
+    return compiler() is not None and compiler()[0] == "NVRTC"
+
+
+def cubin(text, architecture):
+    """The machine code of a text, by NVRTC."""
+    done, found = _nvrtc(compiler()[1].args[0], text, architecture, code=True)
+    if not done:
+        raise RuntimeError("the text does not compile")
+    return found
+
+
+def _nvrtc(library, text, architecture, code=False):
+    """(success, the compiler's log); or, with `code`, the machine code in place of the log."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     options = [f"--gpu-architecture=sm_{architecture}", *kernel_text.OPTIONS, "--ptxas-options=-v"]
     strings = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
@@ -93,6 +112,11 @@ def _nvrtc(library, text, architecture):
         raise RuntimeError(f"NVRTC does not start: error {made}")
     try:
         status = library.nvrtcCompileProgram(program, len(options), strings)
+        if code and status == 0:
+            library.nvrtcGetCUBINSize(program, ctypes.byref(size))
+            found = ctypes.create_string_buffer(size.value)
+            library.nvrtcGetCUBIN(program, found)
+            return True, found.raw
         library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         library.nvrtcGetProgramLog(program, log)
@@ -122,12 +146,15 @@ def _nvcc(text, architecture):
 
 
 def main(arguments):
+    from . import estimate
+
     parser = argparse.ArgumentParser("python -m bench kernels", description=__doc__)
     parser.add_argument(
         "--stems", nargs="+", choices=kernel_text.stems(), default=kernel_text.stems()
     )
     parser.add_argument("--architectures", nargs="+", type=int, default=ARCHITECTURES)
     parser.add_argument("--out", default=timing.RESULTS)
+    parser.add_argument("--side", type=int, default=1024, metavar="N", help="of the step's image")
     options = parser.parse_args(arguments)
     if compiler() is None:
         print(MISSING, file=sys.stderr)
@@ -150,5 +177,12 @@ def main(arguments):
     spilt = sum(kernel["spills"] > 0 for kernel in kernels)
     print(f"{len(kernels)} kernels, {spilt} of them spill")
     results = {"compiler": compiler()[0], "kernels": kernels}
+    missing = estimate.needs()
+    if missing:
+        print(f"no estimate of a step: {missing}", file=sys.stderr)
+    else:
+        rows, said, results["step"] = estimate.table(options.side)
+        timing.table(rows)
+        print(said)
     timing.write("kernels", results, timing.machine(), options.out)
     return 0

@@ -42,7 +42,7 @@ from ..engine.cpu.register_tiles import OUTS, VECS, correlate_tile, product_tile
 from ..engine.gpu import launch
 from ..engine.types import Array, Shape
 from ..tape import op
-from . import tensor_cores
+from . import conv_tiling, tensor_cores
 from .conv_tiling import forward_launch, plan_of, slices_on_cuda, tiles_on_cuda, weights_launch
 from .packed_weights import combined, packed
 from .winograd import at_points, forward_band, weights_item
@@ -113,7 +113,7 @@ def conv_backward_weights(
     plan = plan_of(x.shape, shape, x.dtype, num_threads())
     slices, rows = plan.slices, plan.gradient_rows
     if is_cupy(x):
-        slices, rows = slices_on_cuda(x.shape, shape, x.itemsize)
+        slices, rows = slices_on_cuda(x.shape, tuple(shape), x.itemsize, conv_tiling.ENOUGH)
     outputs = shape[0]
     blocks = -(-outputs // OUTS)
     triples = -(-math.prod(shape[1:]) // VECS)

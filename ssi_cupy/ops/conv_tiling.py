@@ -18,7 +18,6 @@ import numpy as np
 from ..engine.cpu.llvm import lanes
 from ..engine.cpu.register_tiles import OUTS, VECS
 from ..engine.cpu.winograd_transforms import POINTS, TILE
-from ..engine.gpu import launch
 from ..engine.types import Array, Grid, Shape
 from . import winograd
 
@@ -174,8 +173,11 @@ def _winograd_plan(x_shape, w_shape, dtype, threads):
 
 ENOUGH = 264  # blocks that keep a large GPU busy: two for each of its processors
 PIXELS = 4  # neighbours along X that a thread has
-WARPS = {4: 10, 8: 8}  # of a block of conv_weights_kernel, at most; by itemsize
+WARPS = 8  # of a block of conv_weights_kernel
+ROWS = {3: 3, 5: 2}  # of taps, that a warp of it has, by the kernel's width; else 1
+TILE_SIZE = {4: (12, 64), 8: (8, 64)}  # lines and columns of its tiles, by itemsize
 SHARED = 40960  # bytes of shared memory that a block takes, so that several fit
+MOST = 62 << 10  # that a block of conv_weights_kernel takes at most, which every GPU has
 
 
 def tiles_on_cuda(shape: Shape, planes: int, threads: int) -> tuple[int, int, int, int]:
@@ -216,28 +218,45 @@ def forward_launch(n: int, args: tuple[Any, ...], threads: int) -> Grid:
 def weights_launch(n: int, args: tuple[Any, ...], threads: int) -> Grid:
     """The grid of conv_weights_kernel."""
     x, partial, (kz, ky, kx) = args[0], args[4], args[6:9]
-    lines, per_block, parts = _parts(x.shape[1] * kz, ky, x.itemsize, threads)
-    tile = OUTS * 8 * 64 + per_block * (8 + lines - 1) * _row_length(64, kx)
-    return (*partial.shape[:2], parts), (32, per_block * lines), tile * x.itemsize
+    lines, per_block, parts = _parts(x.shape[1] * kz, ky, kx, x.itemsize)
+    tall, wide = TILE_SIZE[x.itemsize]
+    planes = min(per_block, x.shape[1] * kz)
+    tile = OUTS * tall * wide + planes * (tall + lines - 1) * _row_length(wide, kx)
+    slices, blocks = partial.shape[:2]
+    return (slices * parts, blocks), (32, WARPS), tile * x.itemsize
 
 
-def _parts(planes, ky, itemsize, threads):
-    """Of conv_weights_kernel: rows of taps that a block has of a plane, a warp each; planes that
-    it has; blocks for all planes."""
-    warps = WARPS[itemsize]
-    lines = min(ky, warps)
-    per_block = max(1, min(planes, min(threads // 25, warps) // lines))
+def _parts(planes, ky, kx, itemsize):
+    """Of conv_weights_kernel: rows of taps that a block has of a plane; planes that it has; blocks
+    for all planes."""
+    rows = WARPS * ROWS.get(kx, 1)
+    lines = min(ky, rows)
+    tall, wide = TILE_SIZE[itemsize]
+    numbers = (tall + lines - 1) * _row_length(wide, kx)  # of a plane
+    fit = (MOST // itemsize - OUTS * tall * wide) // numbers
+    per_block = max(1, min(rows // lines, fit))
     return lines, per_block, -(-planes // per_block) * -(-ky // lines)
 
 
-def slices_on_cuda(x_shape: Shape, w_shape: Shape, itemsize: int) -> tuple[int, int]:
-    """(slices of the image, rows of a band) for conv_weights_kernel: as many slices as give enough
-    blocks, of bands of 8 rows, which are one tile high; but partial sums of 64 MiB at most."""
-    n, inputs, depth, height, _ = x_shape
-    outputs, _, kz, ky, _ = w_shape
-    blocks = -(-outputs // OUTS) * _parts(inputs * kz, ky, itemsize, launch.THREADS)[2]
+@functools.lru_cache(maxsize=256)
+def slices_on_cuda(x_shape: Shape, w_shape: Shape, itemsize: int, enough: int) -> tuple[int, int]:
+    """(slices of the image, lines of a tile) for conv_weights_kernel.
+
+    As many slices as leave the fewest of the `enough` places for blocks idle, and the fewest tiles
+    of a slice too many; but partial sums of 64 MiB at most.
+    """
+    n, inputs, depth, height, width = x_shape
+    outputs, _, kz, ky, kx = w_shape
+    tall, wide = TILE_SIZE[itemsize]
+    tiles = n * depth * -(-height // tall) * -(-width // wide)
+    blocks = -(-outputs // OUTS) * _parts(inputs * kz, ky, kx, itemsize)[2]
     fits = (64 << 20) // (itemsize * int(np.prod(w_shape)))
-    return max(1, min(n * depth * -(-height // 8), -(-2 * ENOUGH // blocks), fits)), 8
+    most = max(1, min(tiles, fits, -(-4 * enough // blocks)))
+
+    def time(slices):  # in tiles, one after the other
+        return -(-tiles // slices) * -(-blocks * slices // enough)
+
+    return min(range(1, most + 1), key=time), tall
 
 
 def _row_length(width, kx):

@@ -74,7 +74,10 @@ def combined(
     return gw, gb
 
 
-@kernel(grain=256, launch=threads_per_item(OUTS * VECS))
+SHARES = 8  # threads of a weight, as in packed_weights.cu
+
+
+@kernel(grain=256, launch=threads_per_item(SHARES * OUTS * VECS))
 def combine_weights_kernel(start, stop, partial, bias, gw, gb):
     """An item is what lies together: a triple of taps of a block of outputs."""
     triples, together = partial.shape[2], OUTS * VECS

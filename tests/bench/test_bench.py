@@ -10,7 +10,7 @@ import pytest
 from llvmlite import binding
 
 from bench.__main__ import FOLDERS, main
-from bench.gpu import kernels
+from bench.gpu import estimate, kernels
 from ssi_cupy.engine.backend import num_threads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,11 @@ def test_denoising_resumes_and_draws(tmp_path):
 
 @pytest.mark.skipif(kernels.compiler() is None, reason=kernels.MISSING)
 def test_kernels_are_compiled_and_listed(tmp_path):
-    printed = bench("kernels", "--stems", "pool", "--architectures", 75, 90, "--out", tmp_path)
+    which = "--stems", "pool", "--architectures", 75, 90, "--side", 64
+    printed = bench("kernels", *which, "--out", tmp_path)
     assert "max_pool_forward_kernel" in printed and "4 kernels, 0 of them spill" in printed
-    made = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
-    assert all(of["registers"]["90"] > 0 and of["spills"] == 0 for of in made)
+    made = json.loads((tmp_path / "kernels.json").read_text())
+    assert all(of["registers"]["90"] > 0 and of["spills"] == 0 for of in made["kernels"])
+    if estimate.needs() is None:
+        assert "at 64² on an H100" in printed
+        assert 0 < made["step"]["roofline"] < made["step"]["seconds"] < 1

@@ -112,6 +112,21 @@ struct Thread {
 };
 
 static Thread threads[MOST];
+// A copy that a thread does not wait for: nobody may read its target before `arrived`.
+struct Copy {
+    void* to;
+    char what[64];
+    size_t size;
+};
+static Copy copies[MOST][256];
+static int copying[MOST];
+
+static inline void copies_arrive(int thread) {
+    for (int i = 0; i < copying[thread]; ++i)
+        memcpy(copies[thread][i].to, copies[thread][i].what, copies[thread][i].size);
+    copying[thread] = 0;
+}
+
 static Coroutine scheduler;
 static int current, count;
 static char* stacks;
@@ -173,6 +188,8 @@ static void run_block(bool backwards) {
     for (int i = 0; i < count; ++i) {
         threads[i].state = READY;
         threads[i].shuffles = 0;
+        if (copying[i]) complain("copies of the last block's were never waited for");
+        copying[i] = 0;
         threads[i].coroutine.start(stacks + i * STACK, STACK, run_thread);
     }
     while (true) {
@@ -322,6 +339,23 @@ static void multiply_matrices(float (&d)[4], const unsigned (&a)[4], unsigned b0
     emulation::shuffle(mask, value, emulation::current % 32 + (distance), __LINE__)
 #define __shfl_xor_sync(mask, value, bits) \
     emulation::shuffle(mask, value, emulation::current % 32 ^ (bits), __LINE__)
+
+#define COPY_ASYNC
+template <class T>
+static inline void copy_async(T* to, const T* from, bool there) {
+    using namespace emulation;
+    static_assert(sizeof(T) <= sizeof(Copy::what), "larger than a copy");
+    constexpr size_t together = sizeof(T) < 16 ? sizeof(T) : 16;
+    const uintptr_t places = reinterpret_cast<uintptr_t>(to) | (there ? reinterpret_cast<uintptr_t>(from) : 0);
+    if (places % together) complain("a copy of %d bytes that are not aligned", int(sizeof(T)));
+    if (copying[current] == 256) copies_arrive(current);
+    Copy& copy = copies[current][copying[current]++];
+    copy.to = to, copy.size = sizeof(T);
+    const T value = there ? *from : T{};
+    memcpy(copy.what, &value, sizeof(T));
+    memset(static_cast<void*>(to), 0xff, sizeof(T));
+}
+static inline void arrived() { emulation::copies_arrive(emulation::current); }
 
 #define TENSOR_CORE
 static inline void tensor_core(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {

@@ -101,7 +101,8 @@ class _Launch(ctypes.Structure):
 
 
 GRID, BLOCK = (2**31 - 1, 65535, 65535), (1024, 1024, 64)  # the largest of every GPU since 2012
-SHARED = 99 << 10  # bytes of a block that all GPUs since 2020 but the smallest have
+SHARED = 64 << 10  # bytes of a block that every GPU has, less what is not dynamic
+SHARED_SINCE_2020 = 99 << 10  # that those with tensor cores for TF32 have, but the smallest
 
 
 def check_launch(name, grid, block, shared):
@@ -111,7 +112,8 @@ def check_launch(name, grid, block, shared):
             raise EmulationError(f"{name}: a {what} of {sizes}, where {most} is the most")
     if math.prod(block) > 1024:
         raise EmulationError(f"{name}: a block of {math.prod(block)} threads")
-    if shared > SHARED:
+    most = SHARED_SINCE_2020 if name.startswith("matrix_") else SHARED - 1024
+    if shared > most:
         raise EmulationError(f"{name}: {shared} bytes of shared memory")
 
 

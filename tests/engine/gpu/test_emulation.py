@@ -109,7 +109,9 @@ def test_a_network_has_the_same_values_and_gradients(net, shape, branches, threa
 
 @both_runs
 @pytest.mark.parametrize("enough", [1, 10**9])  # large tiles; threads that share the planes
-@pytest.mark.parametrize("kernel", [(1, 7, 7), (1, 13, 3), (3, 1, 9), (1, 5, 5), (1, 3, 3)])
+@pytest.mark.parametrize(
+    "kernel", [(1, 7, 7), (1, 13, 3), (3, 1, 9), (1, 5, 5), (1, 3, 3), (1, 1, 1)]
+)
 def test_convolution_however_it_is_tiled(kernel, enough, threads, backwards, monkeypatch):
     """With the slices of a GPU in the weights' gradient: one, or as many as there are bands."""
     rng = np.random.default_rng(0)
