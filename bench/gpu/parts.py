@@ -128,7 +128,8 @@ class Records:
             pass  # none, or another's
 
     def measured(self, name):
-        return name in self.records and "tries" not in self.records[name]
+        record = self.records.get(name, {"tries": 0})
+        return not (isinstance(record, dict) and "tries" in record)  # some are a single number
 
     def finished(self, name):
         return self.measured(name) or self.records.get(name, {}).get("tries", 0) >= TRIES

@@ -285,10 +285,10 @@ def test_a_psf_of_the_cpu_follows_the_image_to_a_classical_method(device):
 
     cupy.pad = lambda a, widths: fake_cupy._computed(lambda v: np.pad(v, widths), a)
     image = cupy.asarray(picture((18, 21)))
-    xp, y, psf = shared.inputs(image, PSF)
+    xp, y, psf = shared.inputs(image, PSF, False)
     assert xp is cupy and type(y) is type(psf) is cupy.ndarray
     with pytest.raises(ValueError, match="^arrays: "):
-        shared.inputs(picture((18, 21)), cupy.asarray(PSF))
+        shared.inputs(picture((18, 21)), cupy.asarray(PSF), False)
 
 
 # ---- forward models of one's own -----------------------------------------------------------------
