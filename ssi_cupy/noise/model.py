@@ -61,8 +61,6 @@ class NoiseModel(Checked):
 
     def variance(self, light: Array) -> Array:
         """gain · (b − offset) + read_noise², and at least read_noise², of an array of light."""
-        if not self.gain:
-            return light * 0 + self.level**2
         return (self.gain * (light - self.offset)).clip(0) + self.read_noise**2
 
     def in_units(self, offset: float, scale: float) -> NoiseModel:

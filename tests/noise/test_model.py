@@ -58,6 +58,8 @@ def test_what_is_known_of_the_camera_is_taken():
     found = noise_model(image, BLUR, gain=3, read_noise=7, offset=90)
     assert (found.gain, found.read_noise, found.offset) == (3, 7, 90)
     assert found.level == pytest.approx(np.sqrt(3 * (image - 90).mean() + 49))
+    alike = noise_model(image, BLUR, gain=0, read_noise=7)
+    assert alike.level == 7 and (alike.variance(image) == 49).all()
     part = noise_model(image, BLUR, gain=2.0)
     assert part.gain == 2 and part.read_noise < 10
     for name, bad in (("gain", np.nan), ("read_noise", -1), ("offset", "dark")):
