@@ -14,7 +14,16 @@ from ..engine.checks import InputError, positive_int
 from ..engine.types import Array, Shape
 from ..noise import NoiseModel, noise_model
 from ..ops.pad import crop, pad
-from ..physics import Clamp, Composition, Identity, PSFConvolution, SensorResponse, apply, is_linear
+from ..physics import (
+    Clamp,
+    Composition,
+    Identity,
+    PSFConvolution,
+    SensorResponse,
+    apply,
+    is_linear,
+    to_dict,
+)
 from ..physics.learned import living
 from ..recipes import Recipe
 from ..symmetry import Symmetry
@@ -154,3 +163,12 @@ def with_margin(y: Any, margin: Shape) -> Any:
 def without_margin(x: Any, margin: Shape, shape: Shape) -> Any:
     """The inverse of `with_margin`; `shape` is that of the (Z, Y, X) inside."""
     return crop(x, start=margin, shape=shape) if any(margin) else x
+
+
+def is_ours(g: Any) -> bool:
+    """Whether it is of `physics`: what a user's does on the CPU would be frozen in a graph."""
+    try:
+        to_dict(g)
+    except InputError:
+        return False
+    return True

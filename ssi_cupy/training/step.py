@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import symmetry
 from ..engine.backend import Numbers, empty, host, is_cupy, namespace, on_device, zeros
-from ..engine.checks import InputError, varying
+from ..engine.checks import varying
 from ..engine.gpu.graph import Capture
 from ..engine.types import Array
 from ..masking import fill, keep_blind, within
@@ -25,7 +25,7 @@ from ..ops.loss_terms import weighted_sum
 from ..ops.pad import branch
 from ..ops.total_variation import kernel_continuity
 from ..optim import Adam, MovingAverage, total
-from ..physics import apply, to_dict
+from ..physics import apply
 from ..tape import Tape
 from ..unet import parameter, unet, unet_forward
 from ..unet.layout import stacked
@@ -33,6 +33,7 @@ from .batches import WholeImage
 from .forward_model import (
     allowed_symmetries,
     forward_model,
+    is_ours,
     margin_of,
     reach_of,
     with_margin,
@@ -97,9 +98,8 @@ class Training:
         self.g = forward_model(self.learning.g, recipe, y, *model.units, noise)
         spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
         ends = self.source.ends() if isinstance(image, Images) else None
-        self.losses = losses_for(
-            model.physics, recipe, y, *model.units, spacing, ends, shown, noise
-        )
+        about = spacing, ends, shown, noise
+        self.losses = losses_for(model.physics, recipe, y, *model.units, *about)
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
         one_channel = (shape[0], 1, *shape[2:])
@@ -108,7 +108,7 @@ class Training:
             *(empty(one_channel, np.uint8, like) for _ in range(2)),
         )
         self.transformed = {}  # these three by their shape, of the same memory
-        self.capture = Capture(is_cupy(like) and model.graph and _is_ours(model.physics))
+        self.capture = Capture(is_cupy(like) and model.graph and is_ours(model.physics))
         self.numbers = Numbers(NUMBERS + OWN * bool(self.learning), like)
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
         self.check = zeros(1, np.float64, like)  # the validation loss of one batch
@@ -257,8 +257,7 @@ class Training:
     def _masked(self, y, validation, inside):
         """What the network sees of a batch; what the loss looks at, and the validation loss.
 
-        Validation pixels are hidden in every step. Where they are filled otherwise than
-        that of the others, they get theirs first.
+        Validation pixels are always hidden; where theirs is another fill, they get it first.
         """
         recipe, seed, draw = self.recipe, self.seed, self.numbers["draw"]
         alone, options = self._stand_ins()
@@ -392,12 +391,3 @@ class Training:
     def close(self) -> None:
         """Give back what the GPU holds for the next step. There can be none after it."""
         self.capture.close()
-
-
-def _is_ours(g):
-    """Whether it is of `physics`: what a user's does on the CPU would be frozen in a graph."""
-    try:
-        to_dict(g)
-    except InputError:
-        return False
-    return True
