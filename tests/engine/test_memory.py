@@ -98,9 +98,12 @@ def test_too_little_for_a_graph_is_told_and_done_without(monkeypatch, caplog):
     """A graph's memory is its own. Where there is none left for it, there was for single steps."""
     with fake_cupy.installed(monkeypatch) as device:
         model = SelfSupervisedInverse(physics.PSFConvolution(PSF), recipes.SSI, device="cuda")
-        monkeypatch.setattr(device.pool, "free_all_blocks", lambda: None)
-        stop = {"callback": lambda r: setattr(device, "limit", device.allocated + 500_000)}
-        model.fit(picture((64, 64)), **FIT | {"steps": 5} | stop)
+
+        def nearly_full():  # from when the graph is made on
+            device.limit = device.allocated + 500_000
+
+        monkeypatch.setattr(device.pool, "free_all_blocks", nearly_full)
+        model.fit(picture((64, 64)), **FIT | {"steps": 5})
         assert len(model.history) == 5
     assert "Out of memory" in caplog.text and "without a CUDA graph" in caplog.text
 
