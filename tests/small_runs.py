@@ -6,6 +6,7 @@ import numpy as np
 
 from ssi_cupy import physics, recipes
 from ssi_cupy.inversion import SelfSupervisedInverse
+from ssi_cupy.training.step import Training
 
 PSF = np.random.default_rng(0).random((3, 4))  # asymmetric, odd and even
 SMALL = {"steps": 3, "progress": False}
@@ -48,3 +49,26 @@ class Shading:
 
     def adjoint(self, y):
         return y * self.field
+
+
+# ---- on a GPU, or what stands in for it ---------------------------------------------------------
+
+SYMMETRIC = physics.PSFConvolution(np.ones((3, 3)), method="fft")
+
+
+def model_of(recipe=recipes.DEFAULT, g=SYMMETRIC, **options):
+    return SelfSupervisedInverse(g, recipe, rng=4, device="cuda", **options)
+
+
+def training_of(recipe=recipes.DEFAULT, steps=20, image=None, **options):
+    model = model_of(recipe, **options)
+    image = picture((18, 21)) if image is None else image
+    return Training(model, image[None, None, None].astype(np.float64), steps)
+
+
+def walked(training, steps=8):
+    """All that a training leaves, after some steps."""
+    for _ in range(steps):
+        training.step()
+    arrays = training.parameters, training.statistics, training.best["parameters"]
+    return [a.get() for a in arrays], training.history

@@ -48,12 +48,12 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--compression", metavar="NAME", help="of OUT: zlib (default: none)")
     add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
     add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
-    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
-    add("--psf-spacing", type=_numbers, metavar="Z,Y,X", help="the same of the PSF")
+    add("--spacing", type=numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
+    add("--psf-spacing", type=numbers, metavar="Z,Y,X", help="the same of the PSF")
     add("--mask", metavar="FILE", help="not 0 where IN says nothing; or: nan, for where it is NaN")
     add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
-    add("--tile-size", type=_whole, metavar="Z,Y,X", help="apply the network tile by tile")
-    add("--tile-overlap", type=_whole, metavar="Z,Y,X", help="of neighbouring tiles")
+    add("--tile-size", type=whole_numbers, metavar="Z,Y,X", help="apply the network tile by tile")
+    add("--tile-overlap", type=whole_numbers, metavar="Z,Y,X", help="of neighbouring tiles")
     add("--no-refine", dest="refine", action="store_const", const=False,
         help="do not put back what the residual still shows")  # fmt: skip
     camera = {"gain": "variance for each unit of light", "read_noise": "σ without light",
@@ -96,12 +96,12 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     psf = add.__self__.add_mutually_exclusive_group()
     psf.add_argument("--psf", metavar="PSF", help="TIFF of the point-spread function, on the "
                      "images' grid (default: none)")  # fmt: skip
-    psf.add_argument("--psf-sigma", type=_numbers, metavar="PIXELS",
+    psf.add_argument("--psf-sigma", type=numbers, metavar="PIXELS",
                      help="of a Gaussian one instead, or one per axis: 2,1,1")  # fmt: skip
     add("--mode", default="mirror", help="beyond the border: mirror, nearest, wrap or constant")
     add("--patch", type=int, metavar="PIXELS", help="side of a patch (default: the recipe's)")
     add("--axes", metavar="LETTERS", help="as ZYX or TYX (default: what the TIFFs say)")
-    add("--spacing", type=_numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
+    add("--spacing", type=numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFFs')")
     add("--no-refine", dest="refine", action="store_const", const=False,
         help="do not put back what the residual still shows")  # fmt: skip
     camera = {"gain": "variance for each unit of light", "read_noise": "σ without light",
@@ -136,7 +136,8 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     return made
 
 
-def _numbers(text, kind=float, what="numbers"):
+def numbers(text: str, kind: Callable = float, what: str = "numbers") -> list:
+    """The numbers of "1,2,3", for an option."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
@@ -144,5 +145,6 @@ def _numbers(text, kind=float, what="numbers"):
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _whole(text):
-    return _numbers(text, int, "whole numbers")
+def whole_numbers(text: str) -> list[int]:
+    """The whole numbers of "1,2,3"."""
+    return numbers(text, int, "whole numbers")

@@ -9,6 +9,7 @@ from typing import Any
 from .. import psf
 from ..engine.checks import InputError
 from ..engine.types import Float64Array
+from .parser import numbers, whole_numbers
 
 # option → (keyword of `psf.gibson_lanni` and others, what it is); numbers, in µm where lengths
 OPTICS = {
@@ -50,11 +51,11 @@ TYPED = {keyword: option for option, keyword in KEYWORD.items()} | {"shape": "--
 
 def add_options(add: Callable[..., Any]) -> None:
     """Tell a parser's ``add_argument`` the options of the command."""
-    add("--sigma", type=_numbers, metavar="PIXELS", help="of a Gaussian; or one per axis: 2,1,1")
+    add("--sigma", type=numbers, metavar="PIXELS", help="of a Gaussian; or one per axis: 2,1,1")
     add("--ndim", type=int, metavar="N", help="of a Gaussian: 2 (default) or 3")
     add(
         "--size",
-        type=_sizes,
+        type=whole_numbers,
         metavar="PIXELS",
         help="one for all axes, or as 41,81,81 (default of a Gaussian: 4 sigma to either side)",
     )
@@ -115,15 +116,3 @@ def made(args: argparse.Namespace) -> tuple[Float64Array, dict[str, float] | Non
 def _one(values):
     """A single number by itself."""
     return values[0] if values is not None and len(values) == 1 else values
-
-
-def _numbers(text, kind=float, what="numbers"):
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        message = f"expected {what} with commas between them, got {text!r}"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _sizes(text):
-    return _numbers(text, int, "whole numbers")
