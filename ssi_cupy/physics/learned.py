@@ -10,8 +10,11 @@ follow the gradient of ::
 
 With the push the loss may grow by a thousandth for each percent of σ. What is found is the blur of
 the sharpest thing in the image, be it the microscope's or the sample's own: of an image without
-edges, nothing is known but the guess, and `told` says so. A place (shift) trades with that of x, so
-that it is learned only as far as borders tell.
+edges, nothing is known but the guess. `told` is to say so, but it does not always: of soft nuclei
+(σ 2, noise 0.05, `python -m bench blind`) the width came out 1.3 to 1.5 times too large, with an
+error bar of 6 %. Trust it where an image has edges, as text or streets (0.9 to 1.03 times), and
+compare with what another start gives. A place (shift) trades with that of x, so that it is learned
+only as far as borders tell.
 
 References
 ----------
