@@ -36,22 +36,22 @@ from .engine.types import (
 )
 from .files import model_file
 from .files.atomic import check_writable
+from .inference.cost import Cost, Plan, Told
 from .inference.masked_image import masked_image
 from .inference.predict import infer
 from .noise import NoiseModel, known_camera
 from .physics import check
 from .random import seed_from
 from .recipes import DEFAULT, Recipe, get
-from .training import checkpoints
+from .training import checkpoints, loop
 from .training.image_noise import spoilt
-from .training.image_sets import Source, gather, is_many
+from .training.image_sets import Images, Source, gather, is_many
 from .training.inputs import NetworkInputs
 from .training.missing import Mask, separated
 from .training.progress import Progress
 from .training.step import Training
 from .unet import Network
 
-CHECKPOINT_EVERY = 100  # steps
 OF_A_FIT = (
     "physics device net parameters statistics units noise symmetries wiener_levels _inputs "
     "history seconds"
@@ -157,6 +157,7 @@ class SelfSupervisedInverse:
         progress: bool = True,
         checkpoint: PathLike | None = None,
         resume: PathLike | None = None,
+        time_limit: float | Plan | None = None,
     ) -> Self:
         """Train on an image, or on a set of images, from scratch or from a checkpoint.
 
@@ -183,6 +184,9 @@ class SelfSupervisedInverse:
             interrupted.
         resume : path, optional
             Go on from such a file, to the same bits as without the interruption.
+        time_limit : float, optional
+            Seconds that it may take: as many steps as fit, but at most `steps` or `cost.LONGEST`
+            times the recipe's. With `resume`, as many as fitted when it began.
 
         Returns
         -------
@@ -194,7 +198,10 @@ class SelfSupervisedInverse:
             A MemoryError that says how much was needed and how much there is. After this and any
             other error the model is what it was before.
         """
-        steps = self.recipe.steps if steps is None else positive_int(steps, "steps")
+        plan = time_limit if isinstance(time_limit, Plan) else Plan(time_limit)
+        steps = steps if steps is None else positive_int(steps, "steps")
+        if resume is not None and steps is None and plan.limit is not None:
+            plan.steps = checkpoints.steps_of(resume)
         if callback is not None and not callable(callback):
             raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
@@ -206,33 +213,21 @@ class SelfSupervisedInverse:
         new.device = resolve_device(self._device, image)
         with enough_memory(new.device):
             image, masked = new._one_or_many(image, mask if many else masked)
-            new._train(image, masked, steps, callback, progress, checkpoint, resume)
+            new._train(image, masked, steps, callback, progress, checkpoint, resume, plan)
         vars(self).update({name: getattr(new, name) for name in OF_A_FIT})  # whole, or not at all
         return self
 
-    def _train(self, image, masked, steps, callback, progress, checkpoint, resume):
-        training = Training(self, image, steps, masked)
-        if resume is not None:
-            checkpoints.load(training, resume)
-        start = time.perf_counter()
-        with (
-            contextlib.closing(training),
-            Pool(),
-            Precision(self.precision),
-            Progress(steps, training.done, progress, self.device) as shown,
-        ):
-            while training.done < steps:
-                report = training.step()
-                shown.update(report)
-                stop = bool(callback(report)) if callback is not None else False
-                last = stop or shown.interrupted or training.exhausted() or training.done == steps
-                if checkpoint is not None and (last or training.done % CHECKPOINT_EVERY == 0):
-                    checkpoints.save(training, checkpoint)
-                if shown.interrupted:
-                    raise KeyboardInterrupt
-                if stop or training.exhausted():
-                    break
-            training.finish()
+    def _train(self, image, masked, steps, callback, progress, checkpoint, resume, plan):
+        start, usual = time.perf_counter(), self.recipe.steps
+        shapes = image.shapes if isinstance(image, Images) else [image.shape[1:]] * len(image)
+        training_of = functools.partial(Training, self, image, masked=masked)
+        with Precision(self.precision), Progress(steps or usual, progress, self.device) as shown:
+            steps = plan.settle(training_of, [s[1:] for s in shapes], steps, usual)
+            with contextlib.closing(training_of(steps)) as training, Pool():
+                if resume is not None:
+                    checkpoints.load(training, resume)
+                shown.begin(steps, training.done)
+                loop.run(training, shown, callback, checkpoint, plan if progress else None)
         self.history = training.history
         self.seconds = self.seconds | {"train": time.perf_counter() - start}
 
@@ -254,6 +249,21 @@ class SelfSupervisedInverse:
             )
             raise InputError("recipe", expected, f"{self.recipe.name!r}, for {len(images)} images")
         return images, None
+
+    def cost(
+        self,
+        image: Source,
+        *,
+        steps: int | None = None,
+        mask: Any = None,
+        time_limit: float | None = None,
+        progress: bool = False,
+    ) -> Cost:
+        """What `fit` with these arguments would cost, by some steps that are thrown away."""
+        plan = Plan(time_limit, only=True)
+        with contextlib.suppress(Told):
+            copy.copy(self).fit(image, steps=steps, mask=mask, progress=progress, time_limit=plan)
+        return plan.cost
 
     def predict(
         self,

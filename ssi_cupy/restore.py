@@ -17,8 +17,8 @@ import numpy as np
 from . import recipes
 from .axes import blank, blurs, described, letters_and_psfs, on_grid, psf_spacing_of
 from .engine.arrays import named_as
-from .engine.backend import contiguous, empty, log, moved, resolve_device
-from .engine.checks import InputError, choice
+from .engine.backend import contiguous, log, resolve_device
+from .engine.checks import InputError, choice, flag
 from .engine.types import (
     ArrayLike,
     Callback,
@@ -33,9 +33,10 @@ from .engine.types import (
     Spacing,
 )
 from .files import report
-from .inference.attempts import attempt, worst
-from .inference.masked_image import masked_image
+from .inference.attempts import never, worst
+from .inference.cost import Cost, Plan, Told
 from .inference.settings import Blind, Settings
+from .inference.stack import restore_each
 from .inference.tiling import sizes
 from .inference.verdict import Verdict
 from .inversion import SelfSupervisedInverse
@@ -85,14 +86,7 @@ class Restoration:
     settings: dict[str, object] = field(default_factory=dict)
 
     def report(self, path: PathLike, command: str = "") -> None:
-        """Write all of it to one HTML file that opens in any browser and prints.
-
-        Parameters
-        ----------
-        path : path
-        command : str
-            What repeats the run.
-        """
+        """Write all of it to one HTML file that any browser opens; `command` repeats the run."""
         report.write(path, self, command)
 
     @property
@@ -104,6 +98,14 @@ class Restoration:
         return f"<Restoration of {self.restored.shape}: {how}>"
 
 
+@overload
+def deconvolve(
+    image: ArrayLike,
+    psf: ArrayLike | Literal["gaussian"] | None = None,
+    *,
+    dry_run: Literal[True],
+    **settings: Unpack[Blind],
+) -> Cost: ...
 @overload
 def deconvolve(
     image: ArrayLike,
@@ -162,8 +164,10 @@ def deconvolve(
     progress: bool = True,
     checkpoint: PathLike | None = None,
     resume: PathLike | None = None,
+    time_limit: float | None = None,
+    dry_run: bool = False,
     full_output: bool = False,
-) -> Float32Array | Restoration:
+) -> Float32Array | Restoration | Cost:
     """Remove blur and noise from an image, given nothing but it and its point-spread function.
 
     A network is trained on this one image to predict pixels hidden from it through the blur
@@ -224,6 +228,12 @@ def deconvolve(
         Show a progress bar.
     checkpoint, resume : path, optional
         Keep the state of the training in this file; go on from such a file, to the same bits.
+    time_limit : float, optional
+        Seconds for all of it, other images and what follows the training included. It takes as
+        many steps as fit, but at most `num_iter` or twice the recipe's; the result's ``steps`` as
+        `num_iter` gives the same bits. With `resume`, as many as fitted when it began.
+    dry_run : bool
+        Return the `Cost` of it: measure some steps, and do no more.
     full_output : bool
         Return a `Restoration`.
 
@@ -231,7 +241,7 @@ def deconvolve(
     -------
     restored : array of float32, of the image's shape, axis order and units
         On the image's device; a DataArray for a DataArray, else of numpy or cupy.
-        Or a `Restoration`, with `full_output`.
+        Or a `Restoration`, with `full_output`; or a `Cost`, with `dry_run`.
 
     Raises
     ------
@@ -246,10 +256,18 @@ def deconvolve(
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, camera=known_camera(gain, read_noise, offset), refine=refine,
         callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
-        full_output=full_output,
+        time_limit=time_limit, dry_run=dry_run, full_output=full_output,
     )  # fmt: skip
 
 
+@overload
+def denoise(
+    image: ArrayLike,
+    psf: ArrayLike | None = None,
+    *,
+    dry_run: Literal[True],
+    **settings: Unpack[Settings],
+) -> Cost: ...
 @overload
 def denoise(
     image: ArrayLike,
@@ -299,8 +317,10 @@ def denoise(
     progress: bool = True,
     checkpoint: PathLike | None = None,
     resume: PathLike | None = None,
+    time_limit: float | None = None,
+    dry_run: bool = False,
     full_output: bool = False,
-) -> Float32Array | Restoration:
+) -> Float32Array | Restoration | Cost:
     """Remove noise from an image, and leave its blur.
 
     With a PSF, the result is g(f(y)), which holds nothing that the microscope cannot pass
@@ -320,13 +340,13 @@ def denoise(
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, camera=known_camera(gain, read_noise, offset), refine=refine,
         callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
-        full_output=full_output,
+        time_limit=time_limit, dry_run=dry_run, full_output=full_output,
     )  # fmt: skip
 
 
 def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, rng, spacing,
              tile_size, tile_overlap, device, precision, camera, refine, callback, progress,
-             checkpoint, resume, full_output):  # fmt: skip
+             checkpoint, resume, time_limit, dry_run, full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
     spatial = [a for a in "ZYX" if a in axes]
@@ -344,44 +364,37 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     seed = recipes.seed_from(rng)
     recipe = recipes.get(recipe)
     refine = recipe.refine if refine is None else refine
-    restored, denoised, unsure = (empty(stack.shape, np.float32, like=image) for _ in range(3))
-    seconds, verdicts = {"train": 0.0, "infer": 0.0}, {}
-    tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
-    for place in places:
-        y, mask = stack[place], None if masks is None else masks[place]
-        if place in closed:
-            lost = mask is not None and mask.all()
-            restored[place] = denoised[place] = np.nan if lost else masked_image(y, mask)
-            unsure[place] = np.nan
-            continue
-        y = masked_image(y, mask)
+    plan = Plan(time_limit, only=flag(dry_run, "dry_run"), trainings=len(places) - len(closed),
+                restored=True, uncertain=full_output)  # fmt: skip
+
+    def train(number, place, y, mask):
+        plan.begun += not number
         g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
+        how = dataclasses.replace(recipe, lr=recipe.lr / 2) if number else recipe
+        model = SelfSupervisedInverse(g, how, rng=seed + number, device=device, spacing=spacing,
+                                      precision=precision, **camera)  # fmt: skip
+        return model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
+                         checkpoint=checkpoint, resume=resume, time_limit=plan)  # fmt: skip
 
-        def train(number, y=y, mask=mask, g=g):
-            how = dataclasses.replace(recipe, lr=recipe.lr / 2) if number else recipe
-            model = SelfSupervisedInverse(g, how, rng=seed + number, device=device,
-                                          spacing=spacing, precision=precision,
-                                          **camera)  # fmt: skip
-            model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
-                      checkpoint=checkpoint, resume=resume)  # fmt: skip
-            return model, model.restore(y, **tiles)
-
-        done = attempt(train, y, mask, refined=refine, again=not (checkpoint or resume),
-                       uncertain=full_output, seconds=seconds, **tiles)  # fmt: skip
-        model, verdicts[place] = done.model, done.verdict
-        restored[place], denoised[place] = done.restored, done.denoised
-        if full_output:
-            unsure[place] = moved(done.uncertainty.astype(np.float32), unsure)
-    verdict = worst(verdicts)
+    again = never if checkpoint or resume else plan.again
+    try:
+        results = restore_each(
+            stack, masks, places, closed, train, refined=refine, again=again,
+            uncertain=full_output, like=image, tile_size=tile_size, tile_overlap=tile_overlap,
+        )  # fmt: skip
+    except Told:
+        return plan.cost
+    model, verdict = results.model, worst(results.verdicts)
     if verdict.level != "ok" and not full_output:  # else the caller has it
         log.warning("%s", verdict)
-    back = np.argsort(order)
+    back = np.argsort(order).tolist()
     restored, denoised, unsure = (
-        named_as(contiguous(a.transpose(back.tolist())), given)
-        for a in (restored, denoised, unsure)
+        named_as(contiguous(a.transpose(back)), given)
+        for a in (results.restored, results.denoised, results.uncertainty)
     )
     settings = {"seed": seed, "recipe": model.recipe, "axes": axes, "spacing": spacing,
                 "refine": refine, "precision": precision, "physics": physics}  # fmt: skip
-    result = Restoration(restored, denoised, model, model.history, seconds, len(model.history),
-                         model.device, verdict, unsure, image, settings)  # fmt: skip
+    result = Restoration(restored, denoised, model, model.history, results.seconds,
+                         len(model.history), model.device, verdict, unsure, image,
+                         settings)  # fmt: skip
     return result if full_output else getattr(result, wanted)

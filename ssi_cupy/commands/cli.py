@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", 
 OPTIONS = (
     "psf recipe steps seed device precision gain read_noise offset axes spacing psf_spacing mask "
     "mode tile_size tile_overlap dtype compression series checkpoint resume sigma ndim size out "
-    "patch"
+    "patch time_limit"
 )
 # What may be wrong with one image of several, and right with the others.
 OF_AN_IMAGE = "IN image axes --axes series psf mask spacing --spacing tile_size --output".split()
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # µ, where the terminal knows ASCII alone
     args = parser(COMMANDS).parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else list(argv)
+    args.began = time.perf_counter()
     try:
         with _logged(args.log):
             return args.run(args) or 0
@@ -127,6 +129,10 @@ def _restore(args, function, outputs):
     from . import arguments
 
     paths, several = arguments.images(args.image)
+    if args.dry_run:
+        for path in paths:
+            _restore_one(args, path, function, {})
+        return 0
     each = arguments.folders(outputs, paths, args.dtype) if several else [outputs]
     if outputs["--output"] is None:  # of denoise: beside IN
         beside = [p.with_name(arguments.target(p, args.dtype, "_denoised")) for p in paths]
@@ -137,9 +143,9 @@ def _restore(args, function, outputs):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "a single image", f"{len(paths)}")
     bad, args.written = [], []  # for whoever interrupts
-    for path, its in zip(paths, each, strict=True):
+    for i, (path, its) in enumerate(zip(paths, each, strict=True)):
         try:
-            _restore_one(args, path, function, its)
+            _restore_one(args, path, function, its, of=len(paths) - i)
             args.written.append(its["--output"])
         except (InputError, OutOfMemory) as error:
             if getattr(error, "argument", "IN") not in OF_AN_IMAGE:
@@ -150,7 +156,14 @@ def _restore(args, function, outputs):
     return (1 if args.written else 2) if bad else 0
 
 
-def _restore_one(args, path, function, outputs):
+def _time_left(args, of=1):
+    """Seconds for the next of that many images, of `--time-limit`; None where there is none."""
+    if args.time_limit is None or not args.time_limit > 0:  # is said elsewhere
+        return args.time_limit
+    return max(args.time_limit - (time.perf_counter() - args.began), 1e-3) / of
+
+
+def _restore_one(args, path, function, outputs, of=1):
     """Read, check all that will be written, train, write."""
     from .. import recipes
     from ..files import formats, report
@@ -190,6 +203,8 @@ def _restore_one(args, path, function, outputs):
         "checkpoint": args.checkpoint,
         "resume": args.resume,
         "num_iter": args.steps,
+        "time_limit": _time_left(args, of),
+        "dry_run": args.dry_run,
         "full_output": True,
     }
     if arguments.in_order(spacing, axes):
@@ -202,6 +217,9 @@ def _restore_one(args, path, function, outputs):
     if psf is not None:
         options |= arguments.grids(args, spacing, axes, psf)
     result = function(image.data, psf.data if psf is not None else None, **options)
+    if args.dry_run:
+        print(f"{path}: {result}")
+        return
 
     results = {"--output": result.restored, "--denoised": result.denoised}
     if args.run is _denoise:
@@ -250,8 +268,11 @@ def _train(args):
     options = {"rng": args.seed, "device": args.device, "precision": args.precision}
     options["spacing"] = args.spacing or found.spacing
     model = SelfSupervisedInverse(physics, recipe, **options)
+    if args.dry_run:
+        print(model.cost(found, steps=args.steps, time_limit=args.time_limit))
+        return 1 if bad else 0
     model.fit(found, steps=args.steps, progress=args.progress, checkpoint=args.checkpoint,
-              resume=args.resume)  # fmt: skip
+              resume=args.resume, time_limit=_time_left(args))  # fmt: skip
     model.save(args.output)
     what = f"{len(found)} images" if len(found) > 1 else "one image (validated on some pixels)"
     done = f"{len(model.history)} steps on {what} in {model.seconds['train']:.0f} s"

@@ -38,7 +38,13 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
-    files = argparse.ArgumentParser(add_help=False, parents=[training])
+    limited = argparse.ArgumentParser(add_help=False, parents=[training])
+    add = limited.add_argument
+    add("--time-limit", type=float, metavar="SECONDS",
+        help="as many steps as fit, with all that follows them (--steps at most)")  # fmt: skip
+    add("--dry-run", action="store_true", help="tell what it would cost, and do no more")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[limited])
     add = files.add_argument
     add("image", nargs="+", metavar="IN", help="a TIFF, PNG, .npy or .zarr; of several, or of a "
         "folder, each is restored by a training of its own")  # fmt: skip
@@ -88,7 +94,7 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("-o", "--output", metavar="OUT", help="default: IN_denoised.tif beside each IN")
     add("--psf", metavar="PSF", help="TIFF of the point-spread function, if it is known")
 
-    add = command("train", "Train a model on many images.", training)
+    add = command("train", "Train a model on many images.", limited)
     add("images", nargs="+", metavar="IN", help="folders, TIFFs, or patterns as 'data/*.tif'")
     add("-o", "--output", required=True, metavar="MODEL", help="the trained model (.npz)")
     add("--recipe", default="deconoising", metavar="NAME",

@@ -39,6 +39,22 @@ def free_memory(like: object = None) -> int:
     return max(min(found), 0)
 
 
+def held_memory(like: object = None) -> int:
+    """Bytes that this process has in use now; on a GPU, those of its arrays, of the device of
+    `like`."""
+    if is_cupy(like):
+        return driver.device_pool().total_bytes()
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not Linux: the most that it ever had
+        try:
+            import resource
+        except ImportError:
+            return 0
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _elsewhere():
     """The same where there is no /proc: of sysconf, or psutil on macOS and Windows; else 4 GiB."""
     if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():

@@ -31,13 +31,18 @@ class Attempt:
     uncertainty: Array | None = None
 
 
+def never(seconds: float) -> bool:
+    """For `attempt`: there may be no second one."""
+    return False
+
+
 def attempt(
     train: Callable[[int], tuple[Any, tuple[Array, Array]]],
     image: Array,
     mask: Array | None = None,
     *,
     refined: bool,
-    again: bool,
+    again: Callable[[float], bool],
     uncertain: bool,
     seconds: dict[str, float],
     **tiles: Any,
@@ -53,8 +58,8 @@ def attempt(
     mask : array of bool, optional
     refined : bool
         Whether results are to be refined.
-    again : bool
-        Whether a second attempt may be made.
+    again : callable
+        Of the seconds that the first attempt took: whether a second one may be made.
     uncertain : bool
         Whether the uncertainty is wanted.
     seconds : dict
@@ -62,19 +67,18 @@ def attempt(
     **tiles
         ``tile_size`` and ``tile_overlap`` of the inference.
     """
+    start = time.perf_counter()
     try:
         first = _one(train, 0, image, mask, refined, seconds, tiles)
         failed = first.verdict.level == "failed"
         wrong = {reason.name for reason in first.verdict.reasons if reason.level == "failed"}
         why = first.verdict.reasons[0].text if failed else ""
-        again = (
-            again and bool(wrong) and wrong <= {*ASTRAY} and len(first.model.history) >= RETRY_FROM
-        )
+        astray = bool(wrong) and wrong <= {*ASTRAY} and len(first.model.history) >= RETRY_FROM
     except FloatingPointError as error:
-        if not again or getattr(error, "step", 0) == 0:
+        if getattr(error, "step", 0) == 0 or not again(time.perf_counter() - start):
             raise
-        first, failed, why = None, True, str(error)
-    if failed and again:
+        first, failed, astray, why = None, True, True, str(error)
+    if failed and astray and again(time.perf_counter() - start):
         log.warning("the restoration failed (%s): once more with another seed and half the "
                     "learning rate", why)  # fmt: skip
         first = _better(first, _one(train, 1, image, mask, refined, seconds, tiles), why)

@@ -43,6 +43,7 @@ class Settings(TypedDict, total=False):
     progress: bool
     checkpoint: PathLike | None
     resume: PathLike | None
+    time_limit: float | None
 
 
 class Blind(Settings, total=False):

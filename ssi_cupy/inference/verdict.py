@@ -16,7 +16,7 @@ import numpy as np
 
 from ..classical import calibrate, richardson_lucy, tv_admm
 from ..engine.backend import host
-from ..engine.types import Array
+from ..engine.types import Array, Shape
 from ..noise import noise_model
 from ..physics import PSFConvolution, SensorResponse
 from .held_out import blind_prediction, held_out_pixels
@@ -29,7 +29,7 @@ CAP = 3.0  # noise levels that a held-out residual counts as at most: an outlier
 FEWEST = 30  # held-out pixels, without which they prove nothing
 RIVALS_FROM = 200  # steps: shorter trainings are not worth the time of a comparison
 RIVAL_PIXELS = 160**2  # of the part on which rivals are calibrated
-RIVAL_ITERATIONS = 30
+RIVAL_ITERATIONS, RIVAL_PAD = 30, 16
 CERTAIN = 3.0  # standard errors
 POOR, BAD = 1.35, 2.5  # χ², beyond chance
 WORSE = 0.05  # of χ², that the network may be behind the better rival, beyond chance
@@ -327,12 +327,18 @@ def _about_held_out(seen, psf, g, steps, numbers):
                      f"{chi2:.2f} times the noise's variance")  # fmt: skip
 
 
+def rivals_part(shape: Shape, psf_shape: Shape) -> list[int] | None:
+    """How large a part of an image rivals are calibrated on; None where that would take long."""
+    share = min(1.0, (RIVAL_PIXELS / np.prod(shape)) ** (1 / max(sum(n > 1 for n in shape), 1)))
+    sides = [min(n, max(round(share * n), 2 * k)) for n, k in zip(shape, psf_shape, strict=True)]
+    return sides if np.prod(sides) <= 8 * RIVAL_PIXELS else None
+
+
 def _against_rivals(seen, psf, mode, numbers):
     """Calibrated Richardson–Lucy and total variation, on a part in the middle of the image."""
     y = seen.y
-    share = min(1.0, (RIVAL_PIXELS / y.size) ** (1 / sum(n > 1 for n in y.shape)))
-    sides = [min(n, max(round(share * n), 2 * k)) for n, k in zip(y.shape, psf.shape, strict=True)]
-    if np.prod(sides) > 8 * RIVAL_PIXELS:
+    sides = rivals_part(y.shape, psf.shape)
+    if sides is None:
         return
     part = tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(y.shape, sides, strict=True))
     inner = np.zeros(y.shape, bool)
@@ -349,10 +355,12 @@ def _against_rivals(seen, psf, mode, numbers):
     cut, held = y[part] - offset, seen.pixels[part]
     weights, found = 1.0 - held, {}
     lucy = calibrate(richardson_lucy, cut, psf, held_out=held, mode=mode, most=100)
-    tv = calibrate(tv_admm, cut, psf, held_out=held, num_iter=RIVAL_ITERATIONS, pad=16)
+    tv = calibrate(tv_admm, cut, psf, held_out=held, num_iter=RIVAL_ITERATIONS, pad=RIVAL_PAD)
     results = {
         "richardson_lucy": richardson_lucy(cut, psf, int(lucy.setting), mode=mode, weights=weights),
-        "tv": tv_admm(cut, psf, RIVAL_ITERATIONS, weight=tv.setting, pad=16, weights=weights),
+        "tv": tv_admm(
+            cut, psf, RIVAL_ITERATIONS, weight=tv.setting, pad=RIVAL_PAD, weights=weights
+        ),
     }
     g = PSFConvolution(psf, mode)
     for name, x in results.items():

@@ -59,6 +59,14 @@ def load(training: Any, path: PathLike) -> None:
         raise FileError("resume", "a whole checkpoint", f"{str(path)!r} ({error})") from None
 
 
+def steps_of(path: PathLike) -> int:
+    """How many steps the training of a checkpoint has in all."""
+    steps = model_file.read(path, "checkpoint", "resume")[0].get("steps")
+    if not isinstance(steps, int) or steps < 1:
+        raise FileError("resume", "a whole checkpoint", f"{str(path)!r} (of {steps} steps)")
+    return steps
+
+
 def _check(training, arrays):
     """A ValueError where something is missing, of another size, or no number."""
     size, steps = training.net.size, len(arrays["history"])

@@ -6,12 +6,17 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
+
+import numpy as np
 
 from ..engine.backend import compiling, host
 from ..engine.types import Array
 
+RECENT = 15  # steps, by which the time left is told
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]"
 OUTLIER = 1e4  # contrasts above the background, where a pixel is no part of the picture
 
 
@@ -26,6 +31,19 @@ def counted(files: Any, what: str, show: bool = True) -> Iterator:
         yield from bar
 
 
+def in_words(seconds: float) -> str:
+    """A time as one says it: "8.1 ms", "2.4 s", "35 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 0.995:
+        return f"{1e3 * seconds:.2g} ms" if seconds < 0.0995 else f"{seconds:.2f} s"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 3570:
+        minutes, rest = divmod(round(seconds / 5) * 5, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
 class Progress:
     """Shows where a training is; remembers in `interrupted` that the user wants it to end.
 
@@ -35,17 +53,16 @@ class Progress:
     Parameters
     ----------
     steps : int
-    done : int
-        Steps done before.
     show : bool
     device : str
         Where the training runs.
     """
 
-    def __init__(self, steps: int, done: int = 0, show: bool = True, device: str = "cpu") -> None:
+    def __init__(self, steps: int, show: bool = True, device: str = "cpu") -> None:
         self.interrupted, self._device = False, device
-        self._steps, self._done, self._show, self._bar = steps, done, show, None
+        self._steps, self._done, self._show, self._bar = steps, 0, show, None
         self._lines = self._told = False
+        self._clock, self._times = 0.0, []
         self._compiling = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,7 +77,7 @@ class Progress:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(
-                total=self._steps, initial=self._done, unit="step", dynamic_ncols=True,
+                total=self._steps, dynamic_ncols=True, bar_format=BAR,
                 desc="compiling (first run only)" if self._device != "cpu" else "starting",
             )  # fmt: skip
         if self._show and self._device == "cpu":
@@ -75,16 +92,40 @@ class Progress:
             print("compiling (first run only)", file=sys.stderr, flush=True)
         self._told = True
 
+    def begin(self, steps: int, done: int) -> None:
+        """So many steps there will be, once that is known, and so many were done before."""
+        self._steps, self._done, self._clock = steps, done, time.perf_counter()
+        if self._bar is not None:
+            self._bar.total, self._bar.n = steps, done
+            self._bar.refresh()
+
+    def tell(self, text: object) -> None:
+        """Show a line above the bar."""
+        if self._bar is not None:
+            self._bar.write(str(text), file=sys.stderr)
+        elif self._show:
+            print(text, file=sys.stderr, flush=True)
+
     def update(self, report: Mapping[str, Any]) -> None:
         """One more step is done."""
         self._done += 1
+        loss = f"loss {report['loss']:.3g}"
+        told = f"{in_words(self._left())} left, {loss}" if self._done < self._steps else loss
         if self._lines and self._done * 10 // self._steps > (self._done - 1) * 10 // self._steps:
-            told = f"training on {self._device}: step {self._done} of {self._steps}"
-            print(f"{told}, loss {report['loss']:.3g}", file=sys.stderr, flush=True)
+            done = f"training on {self._device}: step {self._done} of {self._steps}"
+            print(f"{done}, {told}", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.set_description_str(f"training on {self._device}", refresh=False)
-            self._bar.set_postfix_str(f"loss {report['loss']:.3g}", refresh=False)
+            self._bar.set_postfix_str(told, refresh=False)
             self._bar.update()
+
+    def _left(self):
+        """Seconds that the other steps will take, if they do as the last ones did."""
+        now, before = time.perf_counter(), self._clock
+        self._clock = now
+        self._times = [*self._times[-RECENT + 1 :], now - before]
+        # The first one is so long because loops are compiled in it.
+        return float(np.median(self._times)) * (self._steps - self._done)
 
     def __exit__(self, *_: object) -> None:
         self._compiling.close()
