@@ -13,12 +13,10 @@ import functools
 import time
 from typing import Any, Self
 
-import numpy as np
-
 from . import symmetry
-from .engine.arrays import as_array, named_as
-from .engine.backend import Pool, enough_memory, host, resolve_device
-from .engine.checks import InputError, flag, positive_int, real_array
+from .engine.arrays import named_as
+from .engine.backend import Pool, enough_memory, resolve_device
+from .engine.checks import InputError, flag, positive_int
 from .engine.precision import Precision
 from .engine.types import (
     Array,
@@ -45,10 +43,11 @@ from .random import seed_from
 from .recipes import DEFAULT, Recipe, get
 from .training import checkpoints, loop
 from .training.image_noise import spoilt
-from .training.image_sets import Images, Source, gather, is_many
+from .training.image_sets import Images, Source
 from .training.inputs import NetworkInputs
-from .training.missing import Mask, separated
+from .training.missing import Mask
 from .training.progress import Progress
+from .training.sources import gathered
 from .training.step import Training
 from .unet import Network
 
@@ -206,13 +205,10 @@ class SelfSupervisedInverse:
             raise InputError("callback", "a function, or None", repr(callback))
         if checkpoint is not None:
             check_writable(checkpoint, "checkpoint")
-        masked, many = None, is_many(image)
-        if not many:
-            image, masked = separated(image, mask)
         new = copy.copy(self)  # trained in place of this one, which others may be applying
         new.device = resolve_device(self._device, image)
         with enough_memory(new.device):
-            image, masked = new._one_or_many(image, mask if many else masked)
+            image, masked = gathered(image, mask, self.recipe)
             new._train(image, masked, steps, callback, progress, checkpoint, resume, plan)
         vars(self).update({name: getattr(new, name) for name in OF_A_FIT})  # whole, or not at all
         return self
@@ -230,25 +226,6 @@ class SelfSupervisedInverse:
                 loop.run(training, shown, callback, checkpoint, plan if progress else None)
         self.history = training.history
         self.seconds = self.seconds | {"train": time.perf_counter() - start}
-
-    def _one_or_many(self, image, mask):
-        """An (N, C, Z, Y, X) array of one image and where it is masked; or `Images` of several."""
-        if not is_many(image):
-            image = _as_5d(image)
-            mask = None if mask is None else mask.reshape(image.shape)
-            if len(image) == 1 or not self.recipe.patch:
-                return image, mask
-        images = gather(image, mask=mask)
-        if len(images) == 1:
-            whole = (0, 0, 0), images.shapes[0][1:]
-            masked = images.masked(0, *whole)
-            return _as_5d(images.box(0, *whole)[None]), None if masked is None else masked[None]
-        if not self.recipe.patch:
-            expected = (
-                "one with a patch, for many images, as dataclasses.replace(recipe, patch=128)"
-            )
-            raise InputError("recipe", expected, f"{self.recipe.name!r}, for {len(images)} images")
-        return images, None
 
     def cost(
         self,
@@ -390,10 +367,3 @@ class SelfSupervisedInverse:
         return model_file.load_model(
             path, physics, functools.partial(cls, device=device, precision=precision)
         )
-
-
-def _as_5d(image):
-    """`image` as (N, C, Z, Y, X), in float64 until its offset is taken off, on the CPU."""
-    image = host(real_array(as_array(image, "image"), "image", ndim=(2, 3, 5)))
-    shape = image.shape if image.ndim == 5 else (1,) * (5 - image.ndim) + image.shape
-    return image.reshape(shape).astype(np.float64)

@@ -6,6 +6,8 @@ A recipe is a frozen dataclass, so ``dataclasses.replace(DEFAULT, steps=1000)`` 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,6 +71,9 @@ class Recipe(Checked):
         one for all that are trained on.
     crop : int, optional
         Train on the first ``min(Y, X, crop)²`` pixels only.
+    at_once : int, optional
+        The most pixels that a step looks at: on an image of more than so many, the training is one
+        on patches all over it, see `training/large_image.py`.
     patch : int, optional
         Train on random squares (cubes) of so many pixels a side, cut out with a halo as wide as
         the PSF reaches (see `patches.py`), instead of on the whole image. Needed for a set of
@@ -149,6 +154,7 @@ class Recipe(Checked):
         one_of("range", "percentile", "standardise"), "range"
     )
     crop: int | None = checked(maybe(whole()), None)
+    at_once: int | None = checked(maybe(whole(2**14)), None)
     patch: int | None = checked(maybe(whole()), None)
     batch: int = checked(whole(), 1)
     epoch: int = checked(whole(), 10)
@@ -184,6 +190,13 @@ class Recipe(Checked):
 
     def __repr__(self) -> str:
         return brief(self)
+
+    def sees_a_part(self, shape: Sequence[int]) -> bool:
+        """Whether a step looks at a part of an image of that shape, ([Z,] Y, X) or (1, C, Z, Y, X),
+        though the recipe has no `patch`."""
+        one = len(shape) in (2, 3) or (len(shape) == 5 and shape[0] == 1)
+        cut = self.patch or self.crop or self.at_once is None
+        return bool(one and not cut and math.prod(shape) > self.at_once)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -222,6 +235,7 @@ SSI_NO_MASKING = dataclasses.replace(SSI, name="ssi_no_masking", mask=None)
 DEFAULT = Recipe(
     name="default",
     steps=600,
+    at_once=2**18,
     normalise="percentile",
     mask=RandomMask(start=0.3, end=0.05, over=0.5),
     fill="local_mean",

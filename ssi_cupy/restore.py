@@ -6,18 +6,17 @@ its axes, channels and time points (each is restored by itself), pixel sizes, th
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Unpack, overload
 
 import numpy as np
 
 from . import recipes
 from .axes import blank, blurs, described, letters_and_psfs, on_grid, psf_spacing_of
-from .engine.arrays import named_as
-from .engine.backend import contiguous, log, resolve_device
+from .engine.backend import log, resolve_device
 from .engine.checks import InputError, choice, flag
 from .engine.types import (
     ArrayLike,
@@ -36,7 +35,7 @@ from .files import report
 from .inference.attempts import never, worst
 from .inference.cost import Cost, Plan, Told
 from .inference.settings import Blind, Settings
-from .inference.stack import restore_each
+from .inference.stack import in_order, restore_each
 from .inference.tiling import sizes
 from .inference.verdict import Verdict
 from .inversion import SelfSupervisedInverse
@@ -61,14 +60,15 @@ class Restoration:
     history : list of dict
         Its ``step``, ``loss``, ``validation`` and ``lr``, one entry a step.
     seconds : dict
-        Time taken, ``train`` and ``infer`` (verdict and uncertainty too), over all images.
+        Time taken, ``train`` and ``infer`` (the verdict too), over all images.
     steps : int
         Training steps of the last image.
     device : str
     verdict : Verdict
         How far to trust it, of several images the worst: see `inference/verdict.py`.
     uncertainty : array of float32
-        Standard deviation of `restored` where the PSF passes, see `inference/uncertainty.py`.
+        Standard deviation of `restored` where the PSF passes, see `inference/uncertainty.py`;
+        computed when it is first asked for, which takes as long as the inference.
     psf : LearnedPSF or None
         What was learned, of the last image: ``sigma``, its relative ``error``, and ``told``.
     """
@@ -81,9 +81,13 @@ class Restoration:
     steps: int
     device: str
     verdict: Verdict
-    uncertainty: Float32Array
     image: Float32Array = field(repr=False)
+    find_uncertainty: Callable[[], Float32Array] = field(repr=False)
     settings: dict[str, object] = field(default_factory=dict)
+
+    @functools.cached_property
+    def uncertainty(self) -> Float32Array:
+        return self.find_uncertainty()
 
     def report(self, path: PathLike, command: str = "") -> None:
         """Write all of it to one HTML file that any browser opens; `command` repeats the run."""
@@ -365,12 +369,12 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     recipe = recipes.get(recipe)
     refine = recipe.refine if refine is None else refine
     plan = Plan(time_limit, only=flag(dry_run, "dry_run"), trainings=len(places) - len(closed),
-                restored=True, uncertain=full_output)  # fmt: skip
+                restored=True)  # fmt: skip
 
     def train(number, place, y, mask):
         plan.begun += not number
         g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
-        how = dataclasses.replace(recipe, lr=recipe.lr / 2) if number else recipe
+        how = replace(recipe, lr=recipe.lr / 2) if number else recipe
         model = SelfSupervisedInverse(g, how, rng=seed + number, device=device, spacing=spacing,
                                       precision=precision, **camera)  # fmt: skip
         return model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
@@ -379,22 +383,18 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     again = never if checkpoint or resume else plan.again
     try:
         results = restore_each(
-            stack, masks, places, closed, train, refined=refine, again=again,
-            uncertain=full_output, like=image, tile_size=tile_size, tile_overlap=tile_overlap,
+            stack, masks, places, closed, train, refined=refine, again=again, like=image,
+            tile_size=tile_size, tile_overlap=tile_overlap,
         )  # fmt: skip
     except Told:
         return plan.cost
     model, verdict = results.model, worst(results.verdicts)
     if verdict.level != "ok" and not full_output:  # else the caller has it
         log.warning("%s", verdict)
-    back = np.argsort(order).tolist()
-    restored, denoised, unsure = (
-        named_as(contiguous(a.transpose(back)), given)
-        for a in (results.restored, results.denoised, results.uncertainty)
-    )
+    back = functools.partial(in_order, order=np.argsort(order).tolist(), like=given)
     settings = {"seed": seed, "recipe": model.recipe, "axes": axes, "spacing": spacing,
                 "refine": refine, "precision": precision, "physics": physics}  # fmt: skip
-    result = Restoration(restored, denoised, model, model.history, results.seconds,
-                         len(model.history), model.device, verdict, unsure, image,
-                         settings)  # fmt: skip
+    result = Restoration(back(results.restored), back(results.denoised), model, model.history,
+                         results.seconds, len(model.history), model.device, verdict, image,
+                         functools.partial(results.uncertainty, back), settings)  # fmt: skip
     return result if full_output else getattr(result, wanted)

@@ -224,7 +224,8 @@ def _restore_one(args, path, function, outputs, of=1):
     results = {"--output": result.restored, "--denoised": result.denoised}
     if args.run is _denoise:
         results = {"--output": result.denoised}
-    results["--uncertainty"] = result.uncertainty
+    if "--uncertainty" in outputs:
+        results["--uncertainty"] = result.uncertainty
     for option, target in outputs.items():
         formats.write(target, results[option], axes, spacing, like=image, argument=option,
                       **how[option])  # fmt: skip

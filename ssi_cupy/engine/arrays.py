@@ -58,10 +58,17 @@ def by_slices(array: Any, argument: str) -> Any:
     """`array` itself where it is read by slices, as those of Dask, Zarr and HDF5: it may be larger
     than memory. All others as of `as_array`."""
     array = _unwrapped(array, argument)
-    held = any(hasattr(array, name) for name in ("__dlpack__", "__array_interface__"))
-    if not held and all(hasattr(array, n) for n in ("shape", "dtype", "ndim", "__getitem__")):
+    if not held(array) and all(
+        hasattr(array, n) for n in ("shape", "dtype", "ndim", "__getitem__")
+    ):
         return array
     return as_array(array, argument)
+
+
+def held(array: Any) -> bool:
+    """Whether it lies in memory, or is mapped to it: not what is read by slices alone."""
+    inner = array.data if is_data_array(array) else array
+    return any(hasattr(inner, n) for n in ("__dlpack__", "__array_interface__")) or is_cupy(inner)
 
 
 def parted(array: Any) -> tuple[Any, Any]:

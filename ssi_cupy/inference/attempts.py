@@ -8,14 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.backend import log
-from ..engine.types import Array
+import numpy as np
+
+from ..engine.backend import host, log
+from ..engine.types import Array, Float64Array
 from .masked_image import masked_image
 from .refinement import can_refine, refine
+from .tiling import tiles as cut
 from .uncertainty import uncertainty
 from .verdict import Reason, Verdict, judge
 
 RETRY_FROM = 200  # steps: a shorter training has failed because it is short
+CANDIDATES = 100  # parts of a large image, one of which is judged
 ASTRAY = ("diverged", "constant", "checkerboard", "flux", "misfit", "held_out", "rivals")
 
 
@@ -28,7 +32,15 @@ class Attempt:
     denoised: Array
     own: tuple[Array, Array] | None
     verdict: Verdict
-    uncertainty: Array | None = None
+    tiles: dict[str, Any]
+
+    def uncertainty(self, image: Array, mask: Array | None = None) -> Float64Array:
+        """Standard deviation of each pixel of what was restored of an image."""
+        image, _ = _without_outliers(self.model, image, mask)
+        return uncertainty(
+            self.model, image, self.restored, self.denoised, refined=self.own is not None,
+            numbers=self.verdict.numbers, **self.tiles,
+        )  # fmt: skip
 
 
 def never(seconds: float) -> bool:
@@ -43,7 +55,6 @@ def attempt(
     *,
     refined: bool,
     again: Callable[[float], bool],
-    uncertain: bool,
     seconds: dict[str, float],
     **tiles: Any,
 ) -> Attempt:
@@ -60,8 +71,6 @@ def attempt(
         Whether results are to be refined.
     again : callable
         Of the seconds that the first attempt took: whether a second one may be made.
-    uncertain : bool
-        Whether the uncertainty is wanted.
     seconds : dict
         Where times are added: ``train`` and ``infer``, the verdict being of the latter.
     **tiles
@@ -82,14 +91,6 @@ def attempt(
         log.warning("the restoration failed (%s): once more with another seed and half the "
                     "learning rate", why)  # fmt: skip
         first = _better(first, _one(train, 1, image, mask, refined, seconds, tiles), why)
-    if uncertain:
-        start = time.perf_counter()
-        image, _ = _without_outliers(first.model, image, mask)
-        first.uncertainty = uncertainty(
-            first.model, image, first.restored, first.denoised, refined=first.own is not None,
-            numbers=first.verdict.numbers, **tiles,
-        )  # fmt: skip
-        seconds["infer"] += time.perf_counter() - start
     return first
 
 
@@ -99,11 +100,40 @@ def _one(train, number, image, mask, refined, seconds, tiles):
         seconds[name] += value
     start, own = time.perf_counter(), None
     image, mask = _without_outliers(model, image, mask)
-    if refined and can_refine(model.physics, image.size):
+    if refined and can_refine(model.physics):
         own, found = found, refine(image, *found, model.physics, mask)
-    verdict = judge(model, image, *found, mask=mask, own=own, **tiles)
+    verdict = _judged(model, image, found, mask, own, tiles)
     seconds["infer"] += time.perf_counter() - start
-    return Attempt(model, *found, own, verdict)
+    return Attempt(model, *found, own, verdict, tiles)
+
+
+def _judged(model, image, found, mask, own, tiles):
+    """The verdict; of a large image, on the part of it that has most contrast."""
+    shape = tuple(image.shape)
+    if not model.recipe.sees_a_part(shape):
+        return judge(model, image, *found, mask=mask, own=own, **tiles)
+    start, box = _telling_part(image, found[0], model.recipe.at_once)
+    own = None if own is None else [a[box] for a in own]
+    mask = None if mask is None else mask[box]
+    verdict = judge(model, image[box], *(a[box] for a in found), mask=mask, own=own, start=start)
+    where = " × ".join(f"{axis} {s.start}–{s.stop}" for axis, s in zip("ZYX"[-len(box) :], box,
+                                                                       strict=True))  # fmt: skip
+    return dataclasses.replace(verdict, note=f"judged on {where}")
+
+
+def _telling_part(image, restored, pixels):
+    """(start, slices) of the part of so many pixels where most is to be seen, or the result is not
+    finite."""
+    side = round(pixels ** (1 / image.ndim))
+    parts = cut(image.shape, [min(side, n) for n in image.shape])
+    some = parts[:: -(-len(parts) // CANDIDATES)]
+
+    def contrast(part):
+        y, x = host(image[part.box]), host(restored[part.box])
+        return float(np.std(y)) if np.isfinite(x).all() else np.inf
+
+    best = max(some, key=contrast)
+    return best.start, best.box
 
 
 def _without_outliers(model, image, mask):
@@ -127,7 +157,8 @@ def _better(first, second, why):
     if first is not None and key(first) <= key(second):
         best = first
         note = "a second training, with another seed and half the learning rate, was no better"
-    best.verdict = dataclasses.replace(best.verdict, note=note)
+    notes = filter(None, (best.verdict.note, note))
+    best.verdict = dataclasses.replace(best.verdict, note="; ".join(notes))
     return best
 
 

@@ -4,7 +4,9 @@ The seconds of a training step are those of some steps of the very training, the
 applying it to a piece as large as that. What follows the training is counted in such passes over
 the image, ::
 
-    passes = symmetries · (calibration + inference + held-out pixels) + draws of the uncertainty
+    passes = symmetries · (calibration + inference + held-out pixels)
+
+the first and the last of a part only, of an image that is not seen whole.
 
 With a time limit, the steps that are measured are those of a training that is thrown away: the one
 that counts knows from its first step on how many there will be, so that its schedule ends with it,
@@ -27,11 +29,11 @@ from ..engine.checks import InputError, positive
 from ..engine.memory import held_memory
 from ..engine.types import Shape
 from ..physics import PSFConvolution
+from ..training.patches import CALIBRATION_PATCHES
 from ..training.progress import in_words
 from ..unet import unet_forward
 from . import predict
-from .refinement import BYTES
-from .uncertainty import DRAWS
+from .refinement import AT_ONCE, BYTES
 from .verdict import RIVAL_PAD, RIVALS_FROM, rivals_part
 
 LEAST, MOST = 3, 50  # steps that are measured, after the first of each shape of batch
@@ -90,8 +92,8 @@ class Plan:
         Whether the cost is all that is wanted: nothing is trained, and `Told` is raised.
     trainings, images : int
         How many there are to be trained, and to be restored by each.
-    restored, uncertain : bool
-        Whether images are restored and judged after a training, and their uncertainty wanted.
+    restored : bool
+        Whether images are restored and judged after a training.
 
     Attributes
     ----------
@@ -110,12 +112,11 @@ class Plan:
         trainings: int = 1,
         images: int = 1,
         restored: bool = False,
-        uncertain: bool = False,
     ) -> None:
         self.start, self.before = time.perf_counter(), held_memory()
         self.limit = None if time_limit is None else positive(time_limit, "time_limit")
         self.only, self.trainings, self.images = only, trainings, images
-        self.restored, self.uncertain = restored, uncertain
+        self.restored = restored
         self.begun, self.steps = 0, None
         self.cost: Any = None
         self.shapes: list[tuple[int, ...]] = []
@@ -191,11 +192,13 @@ class Plan:
     def _of(self, training, measured):
         """(seconds of a step, those that follow by the number of steps, bytes in all)."""
         model, recipe, pixels = training.model, training.recipe, self.pixels
-        passes = len(training.symmetries) * bool(recipe.calibrate)
+        part = recipe.at_once if any(map(recipe.sees_a_part, self.shapes)) else pixels
+        passed = min(CALIBRATION_PATCHES * part, len(training.symmetries) * pixels)
+        passed *= bool(recipe.calibrate)
         if self.restored:
-            each = len(model.symmetries) * (1 + bool(recipe.validation))
-            passes += self.images * (each + DRAWS * self.uncertain)
-        beside = BESIDE * passes * pixels * _pass_seconds(training)
+            judged = bool(recipe.validation) * part
+            passed += self.images * len(model.symmetries) * (pixels + judged)
+        beside = BESIDE * passed * _pass_seconds(training)
         rivals = RIVAL * self.images * _rival_pixels(model.physics, self.shapes[0]) * self.restored
 
         def follows(steps):
@@ -205,7 +208,9 @@ class Plan:
         memory = held_memory(like)
         if self.restored:
             maps = min(predict.memory(training.net, pixels), free_memory(like) / 2)
-            memory = max(memory, self.before * (not is_cupy(like)) + maps + BYTES * pixels)
+            memory = max(
+                memory, self.before * (not is_cupy(like)) + maps + BYTES * min(pixels, AT_ONCE)
+            )
         return measured.seconds, follows, int(memory)
 
     def _fitting(self, step, follows):

@@ -9,17 +9,29 @@ import numpy as np
 from ..engine.backend import contiguous, host, moved
 from ..engine.types import Array
 from ..masking import fill
+from ..training.large_image import block_at, held_out_block
 from ..training.missing import filled, validation
 from .predict import infer
 from .refinement import can_refine, refine
 
 
-def held_out_pixels(model: Any, shape: tuple[int, ...], mask: Array | None = None) -> Array | None:
+def held_out_pixels(
+    model: Any,
+    shape: tuple[int, ...],
+    mask: Array | None = None,
+    start: tuple[int, ...] | None = None,
+) -> Array | None:
     """Which pixels of an image of `shape` the training of a model has not seen, on the CPU.
 
-    None where it has seen all, or was not of a single whole image.
+    None where it has seen all, or was not of a single image. With `start`, they are those of the
+    part of a large image that begins there.
     """
     recipe, five = model.recipe, (1,) * (5 - len(shape)) + tuple(shape)
+    if start is not None and recipe.validation:
+        block = held_out_block(2 if five[2] == 1 else 3, recipe.validation, model.seed)
+        at = (0,) * (3 - len(start)) + tuple(start)
+        found = block_at(block, at, five[2:]).reshape(shape).astype(bool)
+        return found if mask is None else found & ~mask
     if not recipe.validation or (recipe.crop and recipe.crop < max(shape[-2:])):
         return None
     masked = None if mask is None else mask.reshape(five)
@@ -67,7 +79,7 @@ def blind_prediction(
     seen = filled(seen, masked).reshape(image.shape)  # what shows a hidden pixel is as blind
     seen = moved(contiguous(seen), image)
     sharp, blurred = infer(model, seen, True, True, **tiles)
-    if refined and can_refine(model.physics, image.size):
+    if refined and can_refine(model.physics):
         stand_in = filled(np.where(pixels, host(blurred), y).reshape(five), masked)
         stand_in = moved(stand_in.reshape(image.shape), image)
         _, blurred = refine(stand_in, sharp, blurred, model.physics, mask)

@@ -14,6 +14,7 @@ from ..engine.types import Array
 from ..training.missing import Mask, as_mask, filled, of_all_channels, separated
 from . import tiling
 
+AT_ONCE = 2**22  # pixels that are filled at once
 BEYOND = 64  # pixels around a tile that its masked pixels may show
 
 
@@ -43,7 +44,21 @@ def masked_image(image: Any, mask: Mask, find: Find = nothing) -> Any:
             return by_slices(image, "image")
         return _Filled(there, mask, find)
     pixels, masked = separated(image, mask)
+    if pixels.size > AT_ONCE and not (masked is None and find is nothing):
+        return _by_slabs(pixels, masked, find)
     return _filled(pixels, masked, find)
+
+
+def _by_slabs(pixels, masked, find):
+    """A copy of a large array, filled, in its own dtype: what stands for a pixel is another."""
+    lazy, found = _Filled(host(pixels), masked, find), np.empty(pixels.shape, pixels.dtype)
+    axis = int(np.argmax(pixels.shape))
+    step = max(1, AT_ONCE * pixels.shape[axis] // pixels.size)
+    for first in range(0, pixels.shape[axis], step):
+        box = [slice(None)] * pixels.ndim
+        box[axis] = slice(first, first + step)
+        found[tuple(box)] = lazy[box]
+    return moved(found, pixels)
 
 
 def _filled(pixels, masked, find):

@@ -19,28 +19,27 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine import fourier
-from ..engine.backend import contiguous, free_memory, host, log, moved
+from ..engine.backend import contiguous, empty, host, moved
 from ..engine.types import Array
 from ..noise import clipping, estimate_noise
 from ..physics import PSFConvolution, SensorResponse, apply
+from ..training.forward_model import wraps
+from . import tiling
 
 CHANCE = 4.0  # standard deviations of P over σ² that may be chance
 LEAST = 0.05  # of |H|: what the PSF passes less of is not amplified more than 1 / LEAST times
 BLOCKED = 0.05  # |H| below which the residual is taken for noise,
 FEWEST = 0.02  # and the fewest frequencies to measure noise at, those of least |H|
-BYTES = 160  # of memory for each pixel
+BYTES = 160  # of memory for each pixel of a part
+AT_ONCE = 2**21  # pixels: of larger images,
+PART = {1: 2**18, 2: 512, 3: 96}  # pixels a side that one part has, by the number of axes
 SMOOTH = 1 / 32  # of all frequencies along an axis: the width (σ) of the average,
 LEAST_SMOOTH = {1: 8.0, 2: 4.0, 3: 1.5}  # and at least so many, by the number of axes
 
 
-def can_refine(g: object, pixels: int) -> bool:
-    """Whether `missed_signal` inverts a forward model, for images of so many pixels."""
-    if not isinstance(g, PSFConvolution) or g.psf.size == 1:
-        return False
-    fits = BYTES * pixels <= free_memory() / 2
-    if not fits:
-        log.warning("the image is too large for its residual to be refined at once: left out")
-    return fits
+def can_refine(g: object) -> bool:
+    """Whether `missed_signal` inverts a forward model."""
+    return isinstance(g, PSFConvolution) and g.psf.size > 1
 
 
 def refine(
@@ -52,6 +51,9 @@ def refine(
 ) -> tuple[Array, Array]:
     """f(y) and g(f(y)) with what was missed put back, as (restored, reblurred), float32.
 
+    Of an image of more than `AT_ONCE` pixels it is found part by part, each with the spectrum and
+    the noise of its own, and blended as the tiles of a prediction are.
+
     Parameters
     ----------
     image, restored, reblurred : (Y, X) or (Z, Y, X) array
@@ -60,14 +62,35 @@ def refine(
     masked : array of bool, on the CPU, optional
         Where the image is none: there is no residual.
     """
-    five = [a.reshape((1,) * (5 - a.ndim) + a.shape) for a in (image, restored, reblurred)]
-    y, sharp, blurred = (contiguous(a.astype(np.float64)) for a in five)
-    if masked is not None:
-        masked = moved(masked.reshape(y.shape), y)
-    missed = missed_signal(y, blurred, g, masked)
-    found = sharp + missed, blurred + apply(g, missed)
-    sharp, blurred = (a.reshape(image.shape).astype(np.float32) for a in found)
-    return sharp, blurred
+    y, sharp, blurred = (a.reshape((1,) * (5 - a.ndim) + a.shape) for a in (image, restored,
+                                                                            reblurred))  # fmt: skip
+    masked = None if masked is None else masked.reshape(y.shape)
+    shape, sizes = y.shape[2:], g.psf.shape
+    parts = _parts(shape, [2 * _fade(n, sizes, k) for n, k in zip(shape, sizes, strict=True)])
+    missed = empty(y.shape, np.float64 if len(parts) == 1 else np.float32, like=sharp)
+    for part in parts:
+        box = (..., *part.box)
+        hidden = None if masked is None else moved(masked[box], y)
+        found = missed_signal(*(contiguous(a[box].astype(np.float64)) for a in (y, blurred)), g,
+                              hidden)  # fmt: skip
+        part.add(missed, found)
+    found = empty(y.shape, np.float32, like=sharp), empty(y.shape, np.float32, like=sharp)
+    again = _parts(shape, [2 * (k // 2) for k in sizes])
+    for part in tiling.tiles(shape, shape) if wraps(g) else again:
+        box = (..., *part.box)
+        more = contiguous(missed[box].astype(np.float64))
+        part.add(found[0], (sharp[box] + more).astype(np.float32))
+        part.add(found[1], (blurred[box] + apply(g, more)).astype(np.float32))
+    return tuple(a.reshape(image.shape) for a in found)
+
+
+def _parts(shape, overlap):
+    """A single part, or several that overlap by so many pixels, half of which do not count."""
+    side = PART[max(sum(n > 1 for n in shape), 1)]
+    if np.prod(shape) <= AT_ONCE:
+        return tiling.tiles(shape, shape)
+    side = [max(side, 4 * o) for o in overlap]
+    return tiling.tiles(shape, side, [o + 2 for o in overlap], blind=[o // 2 for o in overlap])
 
 
 def missed_signal(
@@ -132,12 +155,17 @@ def _window(shape, sizes):
     """One inside, fading over the reach of the PSF and two pixels more; Z is treated likewise."""
     window = np.ones(shape)
     for axis, (n, k) in enumerate(zip(shape, sizes, strict=True)):
-        width = min(max(sizes) // 2 + 2, n // 4) if n > 1 and k > 1 else 0
+        width = _fade(n, sizes, k)
         fade = np.sin(np.pi / 4 * (2 * np.arange(width) + 1) / max(width, 1)) ** 2
         profile = np.ones(n)
         profile[:width], profile[n - width :] = fade, fade[::-1]
         window *= np.expand_dims(profile, [a for a in range(3) if a != axis])
     return window
+
+
+def _fade(n, sizes, k):
+    """How many pixels fade at each end of an axis with n, where the PSF of these sizes has k."""
+    return min(max(sizes) // 2 + 2, n // 4) if n > 1 and k > 1 else 0
 
 
 def _lags(shape):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..engine.backend import empty, moved
-from ..engine.types import Array, Float32Array
+from ..engine.arrays import named_as
+from ..engine.backend import contiguous, empty, moved
+from ..engine.types import Array, Float32Array, Float64Array
 from .attempts import attempt
 from .masked_image import masked_image
 from .verdict import Verdict
@@ -23,7 +25,7 @@ class Results:
 
     Attributes
     ----------
-    restored, denoised, uncertainty : (…, [Z,] Y, X) array of float32
+    restored, denoised : (…, [Z,] Y, X) array of float32
     model : SelfSupervisedInverse
         The last one.
     verdicts : dict of Verdict
@@ -33,10 +35,17 @@ class Results:
 
     restored: Float32Array
     denoised: Float32Array
-    uncertainty: Float32Array
     model: Any = None
     verdicts: dict[Place, Verdict] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "infer": 0.0})
+    unsure: dict[Place, Callable[[], Float64Array]] = field(default_factory=dict)
+
+    def uncertainty(self, arranged: Callable[[Array], Any]) -> Any:
+        """Standard deviations of `restored`, `arranged`; NaN in images that were not."""
+        found = np.full(self.restored.shape, np.nan, np.float32)
+        for place, of in self.unsure.items():
+            found[place] = of()
+        return arranged(moved(found, self.restored))
 
 
 def restore_each(
@@ -48,7 +57,6 @@ def restore_each(
     *,
     refined: bool,
     again: Callable[[float], bool],
-    uncertain: bool,
     like: Array,
     **tiles: Any,
 ) -> Results:
@@ -64,19 +72,18 @@ def restore_each(
         Those that hold a single value, or are masked altogether: they stay as they are.
     train : callable
         Of the number of the attempt, a place, the image and its mask: the trained model.
-    refined, again, uncertain, **tiles
+    refined, again, **tiles
         As of `attempt`.
     like : array
         On whose device the results are to be.
     """
-    results = Results(*(empty(stack.shape, np.float32, like=like) for _ in range(3)))
+    results = Results(*(empty(stack.shape, np.float32, like=like) for _ in range(2)))
     for place in places:
         y, mask = stack[place], None if masks is None else masks[place]
         if place in closed:
             lost = mask is not None and mask.all()
             results.restored[place] = np.nan if lost else masked_image(y, mask)
             results.denoised[place] = results.restored[place]
-            results.uncertainty[place] = np.nan
             continue
         y = masked_image(y, mask)
 
@@ -84,11 +91,14 @@ def restore_each(
             model = train(number, place, y, mask)
             return model, model.restore(y, **tiles)
 
-        done = attempt(trained, y, mask, refined=refined, again=again, uncertain=uncertain,
+        done = attempt(trained, y, mask, refined=refined, again=again,
                        seconds=results.seconds, **tiles)  # fmt: skip
         results.model, results.verdicts[place] = done.model, done.verdict
         results.restored[place], results.denoised[place] = done.restored, done.denoised
-        if uncertain:
-            unsure = done.uncertainty.astype(np.float32)
-            results.uncertainty[place] = moved(unsure, results.uncertainty)
+        results.unsure[place] = functools.partial(done.uncertainty, y, mask)
     return results
+
+
+def in_order(array: Array, order: list[int], like: Any) -> Any:
+    """The axes of a stack in another order, as a DataArray if `like` is one."""
+    return named_as(contiguous(array.transpose(order)), like)

@@ -16,14 +16,16 @@ missed by more than that, the scale is what they say.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
 
 from ..engine.backend import contiguous, host, moved
-from ..engine.types import Array, Float64Array
+from ..engine.types import Array, Float64Array, Shape
 from ..noise import noise_model
 from ..physics import PSFConvolution
+from . import tiling
 from .predict import infer
 from .refinement import refine
 from .residual import transfer
@@ -31,6 +33,8 @@ from .residual import transfer
 DRAWS = 8
 BAND = 0.05  # |H| from which on the PSF is taken to pass a frequency
 SMOOTH = 1.5  # pixels: so many draws tell a variance to a half, neighbours together better
+AT_ONCE = 2**21  # pixels: of larger images,
+PART = {2: 1024, 3: 128}  # pixels a side that one part has, by the number of axes
 SCALE = 1.75  # by the errors on 2-D micrographs, see bench/README.md
 
 
@@ -39,6 +43,8 @@ def uncertainty(
     numbers: dict[str, float] | None = None, **tiles: Any,
 ) -> Float64Array:  # fmt: skip
     """Standard deviation of a restored image, pixel by pixel, in its units.
+
+    Of a large image it is found part by part.
 
     Parameters
     ----------
@@ -55,13 +61,22 @@ def uncertainty(
     -------
     array of float64, on the CPU
     """
+    found = np.empty(image.shape)
+    for number, part in enumerate(parts_of(image.shape)):
+        some = [a[part.box] for a in (image, restored, denoised)]
+        settings = {"refined": refined, "numbers": numbers, "seed": model.seed + number}
+        part.add(found, _uncertainty(model, *some, **settings, **tiles))
+    return found
+
+
+def _uncertainty(model, image, restored, denoised, *, refined, numbers, seed, **tiles):
     from scipy import ndimage
 
     y, x, gx = (host(a).astype(np.float64) for a in (image, restored, denoised))
     g = model.physics
     known = model.noise or noise_model(y, getattr(g, "psf", None))
     noise, low, high = known.level, known.low, known.high
-    rng = np.random.default_rng(model.seed)
+    rng = np.random.default_rng(seed)
     draws, moves = [], []
     for draw in range(DRAWS):
         again = np.clip(gx + noise * rng.normal(size=y.shape), low, high)
@@ -77,6 +92,14 @@ def uncertainty(
     width = [SMOOTH * (n > 1) for n in y.shape]
     scale = _scale(numbers or {}, noise, float(np.mean(moves)))
     return scale * np.sqrt(ndimage.gaussian_filter(variance + mean**2, width, mode="mirror"))
+
+
+def parts_of(shape: Shape) -> list[tiling.Tile]:
+    """A single part, or several of `PART` that overlap."""
+    ndim = sum(n > 1 for n in shape)
+    if math.prod(shape) <= AT_ONCE or ndim not in PART:
+        return tiling.tiles(shape, shape)
+    return tiling.tiles(shape, PART[ndim], PART[ndim] // 8, blind=PART[ndim] // 16)
 
 
 def _scale(numbers, noise, variance):

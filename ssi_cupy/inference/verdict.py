@@ -103,7 +103,8 @@ class Verdict:
 
 def judge(
     model: Any, image: Array, restored: Array, denoised: Array, *,
-    mask: Array | None = None, own: tuple[Array, Array] | None = None, **tiles: Any,
+    mask: Array | None = None, own: tuple[Array, Array] | None = None,
+    start: tuple[int, ...] | None = None, **tiles: Any,
 ) -> Verdict:  # fmt: skip
     """The `Verdict` on f(y) and g(f(y)) of a trained model.
 
@@ -116,6 +117,8 @@ def judge(
         Which pixels say nothing.
     own : two such arrays, optional
         What the network itself said, where the two were refined.
+    start : tuple of int, optional
+        Where in a large image these begin, if they are a part of it.
     **tiles
         ``tile_size`` and ``tile_overlap`` of the inference.
 
@@ -142,7 +145,7 @@ def judge(
                     "worst_part": found.worst}  # fmt: skip
         numbers |= {f"band_{i}": value for i, value in enumerate(found.bands)}
         reasons += _about_residual(found, y.size, numbers)
-        pixels = held_out_pixels(model, y.shape, mask)
+        pixels = held_out_pixels(model, y.shape, mask, start)
         if pixels is not None and pixels.sum() >= FEWEST:
             blind = blind_prediction(model, image, pixels, own is not None, mask, **tiles)
             seen = _HeldOut(y, pixels, blind, reading)

@@ -10,6 +10,7 @@ from ..engine.checks import InputError, point_spread_function, real_array
 from ..engine.types import Array, ArrayLike
 from .model import NoiseModel
 
+AT_ONCE = 2**22  # pixels that are looked at at once
 UNLIKELY = 4.0  # noise levels by which an outlier is off what its neighbours explain
 NEAR, FAR = 1.0, 1.2  # those by which a neighbour, and the darkest median, is off by chance
 TOLERANCE = 1.3  # of what they explain: the PSF may be narrower than it is said to be
@@ -48,7 +49,7 @@ def outliers(image: ArrayLike, psf: ArrayLike, noise: NoiseModel) -> Array:
     from scipy import ndimage
 
     image = real_array(as_array(image, "image"), "image", ndim=(2, 3, 5))
-    image = np.asarray(host(image), np.float64)
+    image = host(image)
     psf = point_spread_function(as_array(psf, "psf"), ndim=(2, 3))
     psf = np.asarray(host(psf), np.float64)
     if not isinstance(noise, NoiseModel):
@@ -62,6 +63,25 @@ def outliers(image: ArrayLike, psf: ArrayLike, noise: NoiseModel) -> Array:
     share = (around[bright] / psf[bright]).min()
     if share < LEAST_SHARE:
         return np.zeros(image.shape, bool)
+    reach = np.abs(np.argwhere(psf > 0.01 * psf.max()) - centre).max(axis=0)
+    found = np.empty(five.shape, bool)
+    axis = 2 + int(np.argmax(five.shape[2:]))
+    length, far = five.shape[axis], int(reach[axis - 2]) + 1
+    step = max(1, AT_ONCE * length // five.size)
+    for first in range(0, length, step):  # slabs, with what decides of their pixels beside them
+        begin, last = max(0, first - far), min(first + step, length)
+        some = five.take(range(begin, min(last + far, length)), axis).astype(np.float64)
+        inside = _stick_out(some, ring, reach, share, noise)
+        found[(slice(None),) * axis + (slice(first, last),)] = inside.take(
+            range(first - begin, last - begin), axis
+        )
+    return found.reshape(image.shape)
+
+
+def _stick_out(five, ring, reach, share, noise):
+    """The outliers of an image (N, C, Z, Y, X), as `outliers` says."""
+    from scipy import ndimage
+
     wide = np.pad(five, [(0, 0)] * 2 + [(n // 2, n // 2) for n in ring.shape], mode="symmetric")
     near = [
         wide[(..., *(slice(i, i + n) for i, n in zip(at, five.shape[2:], strict=True)))]
@@ -69,9 +89,8 @@ def outliers(image: ArrayLike, psf: ArrayLike, noise: NoiseModel) -> Array:
     ]
     middle = np.median(near, axis=0)
     sigma = np.sqrt(noise.variance(middle) + noise.step**2)
-    reach = np.abs(np.argwhere(psf > 0.01 * psf.max()) - centre).max(axis=0)
     size = [1, 1, *(2 * reach + 1)]
-    found = np.zeros(image.shape, bool)
+    found = np.zeros(five.shape, bool)
     for side in (1, -1):
         least = (ndimage.minimum_filter if side == 1 else ndimage.maximum_filter)(middle, size)
         back = middle - side * np.maximum(side * (middle - least) - FAR * sigma, 0)
@@ -79,5 +98,5 @@ def outliers(image: ArrayLike, psf: ArrayLike, noise: NoiseModel) -> Array:
         explained *= TOLERANCE / share
         beyond = side * (five - back) > UNLIKELY * sigma + explained
         second = np.sort([side * y for y in near], axis=0)[-2]  # of a pair, one may stand alone
-        found |= (beyond & (side * five > second + sigma)).reshape(image.shape)
+        found |= beyond & (side * five > second + sigma)
     return found

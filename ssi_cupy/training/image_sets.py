@@ -9,25 +9,26 @@ from __future__ import annotations
 import copy
 import functools
 import glob
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..engine.arrays import by_slices
 from ..engine.backend import host, log
-from ..engine.checks import FileError, InputError, path_like, real_array, told
-from ..engine.types import Array, ArrayLike, PathLike, Shape
+from ..engine.checks import FileError, InputError, numbers, path_like, real_array, told
+from ..engine.types import Array, ArrayLike, Mode, PathLike, Shape
 from ..files import tiff
 from .missing import as_mask, separated
+from .pixels import Image, Slices, box
 from .progress import counted
 
 CACHE = 256 * 2**20  # bytes of pixels of compressed files that are kept
 SAMPLE = 2**20  # pixels of all images that percentiles are taken of
-LARGEST = float(np.finfo(np.float32).max)
 ENDINGS = (".tif", ".tiff")
 
 # A sequence is one of arrays and paths, which type checkers cannot tell from an array's rows.
@@ -150,61 +151,6 @@ def _one_each(mask, count):
     return mask
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one pass over an image finds."""
-
-    count: int
-    mean: float
-    squares: float  # Σ (y − mean)²
-    low: float
-    high: float
-
-
-class _Image:
-    """One image: a name, a shape (C, Z, Y, X), and how to get at its pixels.
-
-    `masked`, (1, Z, Y, X), "nan" or None, says which of them are none.
-    """
-
-    def __init__(self, name, shape, dtype, pixels, spacing=None, masked=None):
-        self.name, self.shape, self.dtype, self.pixels = name, shape, dtype, pixels
-        self.spacing, self.masked = spacing or {}, masked
-
-    def hidden(self, cut):
-        """Where a part is masked, (1, Z, Y, X); None where nothing is. `cut` takes it out."""
-        if self.masked is None:
-            return None
-        if isinstance(self.masked, str):
-            return np.isnan(cut(self.pixels())).any(axis=0, keepdims=True)
-        return cut(self.masked)
-
-    def look(self):
-        """Mean and spread in float64, plane by plane; an `InputError` where one is not finite."""
-        count, mean, squares, low, high = 0, 0.0, 0.0, np.inf, -np.inf
-        pixels = self.pixels()
-        for place in np.ndindex(self.shape[:2]):
-            y = np.asarray(pixels[place], np.float64)
-            hidden = self.hidden(lambda a, z=place[1]: a[:, z : z + 1])
-            if hidden is not None:
-                y = y[~hidden[0, 0]]
-                if not y.size:
-                    continue
-            here, own = y.size, float(y.mean())
-            low, high = min(low, float(y.min())), max(high, float(y.max()))
-            if not np.isfinite(low + high + own):
-                raise InputError(self.name, "finite values", "NaN or infinite ones")
-            if max(abs(low), abs(high)) > LARGEST:
-                expected = f"values up to {LARGEST:.2g}, which float32 can hold"
-                raise InputError(self.name, expected, f"{low:g} to {high:g}")
-            total, step = count + here, own - mean
-            squares += float(np.square(y - own).sum()) + step**2 * count * here / total
-            mean, count = mean + step * here / total, total
-        if not count:
-            raise InputError("mask", f"pixels of {self.name} that are not masked", "none of them")
-        self.found = Look(count, mean, squares, low, high)
-
-
 class Images:
     """A set of images, all 2-D or all 3-D, and of as many channels. `gather` makes it.
 
@@ -266,16 +212,20 @@ class Images:
         """Whether pixels of any image may be masked."""
         return any(image.masked is not None for image in self._images)
 
-    def box(self, i: int, start: Sequence[int], shape: Sequence[int]) -> Array:
-        """A (C, *shape) copy from image `i`; what lies outside is found on the other side. Masked
-        pixels have the mean of the others."""
-        image, masked = self._images[i], self.masked(i, start, shape)
-        part = _box(image.pixels(), start, shape)
+    def box(
+        self, i: int, start: Sequence[int], shape: Sequence[int], beyond: Mode = "wrap"
+    ) -> Array:
+        """A (C, *shape) copy from image `i`; what lies outside is found on the other side, or where
+        another mode says. Masked pixels have the mean of the others."""
+        image, masked = self._images[i], self.masked(i, start, shape, beyond)
+        part = box(image.pixels(), start, shape, beyond)
         return np.array(part) if masked is None else np.where(masked, image.found.mean, part)
 
-    def masked(self, i: int, start: Sequence[int], shape: Sequence[int]) -> Array | None:
+    def masked(
+        self, i: int, start: Sequence[int], shape: Sequence[int], beyond: Mode = "wrap"
+    ) -> Array | None:
         """Where that box is masked, (1, *shape) of bool; None where nothing of the image is."""
-        return self._images[i].hidden(lambda a: _box(a, start, shape))
+        return self._images[i].hidden(lambda a: box(a, start, shape, beyond))
 
     def moments(self) -> tuple[float, float]:
         """(mean, standard deviation) of all pixels, in float64."""
@@ -294,12 +244,7 @@ class Images:
         """Percentiles of a million pixels, as many of each image and evenly spread in it."""
         each, some = max(64, SAMPLE // len(self)), []
         for i in range(len(self)):
-            pixels, image = self.whole(i).reshape(-1), self._images[i]
-            hidden, every = image.hidden(lambda a: a), -(-pixels.size // each)
-            some.append(pixels[::every].astype(np.float64))
-            if hidden is not None:
-                shown = ~np.broadcast_to(hidden, image.shape).reshape(-1)[::every]
-                some[-1] = some[-1][shown] if shown.any() else np.array([image.found.mean])
+            some.append(self._images[i].thinned(-(-math.prod(self.shapes[i]) // each)))
         return np.percentile(np.concatenate(some), shares)
 
     def describe(self) -> list[tuple[str, Shape, float, float]]:
@@ -307,13 +252,22 @@ class Images:
         return [(i.name, i.shape, i.found.mean, i.found.squares) for i in self._images]
 
 
-def _box(image, start, shape):
-    """A part of (C, Z, Y, X); what lies outside is found on the other side."""
-    stop, sizes = [a + n for a, n in zip(start, shape, strict=True)], image.shape[1:]
-    if all(a >= 0 and b <= n for a, b, n in zip(start, stop, sizes, strict=True)):
-        return image[(slice(None), *map(slice, start, stop))]
-    at = [np.arange(a, b) % n for a, b, n in zip(start, stop, sizes, strict=True)]
-    return image[np.ix_(range(image.shape[0]), *at)]
+def of_one(array: Any, mask: Any = None) -> Images:
+    """The `Images` of a single array, which is not read as a whole.
+
+    Parameters
+    ----------
+    array : (Y, X), (Z, Y, X) or (1, C, Z, Y, X) array
+        Or anything else that has a shape and a dtype and is read by slices.
+    mask : array of bool, or "nan", optional
+        The pixels that say nothing.
+    """
+    held = Slices(numbers(by_slices(array, "image"), "image", ndim=(2, 3, 5)))
+    if mask is not None and not isinstance(mask, str):
+        mask = Slices(by_slices(mask, "mask"))
+    image = Image("image", held.shape, np.dtype(held.array.dtype), lambda: held, masked=mask)
+    image.look()
+    return Images([image])
 
 
 def _of_array(array, name, mask):
@@ -323,7 +277,7 @@ def _of_array(array, name, mask):
     if masked is not None:
         masked = masked.reshape(shape).any(axis=0, keepdims=True)
     held = functools.partial(np.reshape, pixels, shape)
-    return _Image(name, shape, pixels.dtype, held, masked=masked)
+    return Image(name, shape, pixels.dtype, held, masked=masked)
 
 
 def _of_file(path, axes, argument, cache, mask):
@@ -347,7 +301,7 @@ def _of_file(path, axes, argument, cache, mask):
         functools.partial(_frame, layout, cache, argument, order, full, t) for t in range(full[0])
     ]
     return [
-        _Image(name, tuple(full[1:]), layout.dtype, frame, layout.spacing, mask)
+        Image(name, tuple(full[1:]), layout.dtype, frame, layout.spacing, mask)
         for name, frame, mask in zip(names, frames, masks, strict=True)
     ]
 

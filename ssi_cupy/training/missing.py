@@ -27,6 +27,7 @@ from ..symmetry import Symmetry
 
 Mask: TypeAlias = "ArrayLike | Literal['nan'] | None"
 NONE = -1  # in the place of a number: fewer pixels are masked than there is room for
+KEPT = 32  # batches of which it is known what their masked pixels show
 STRIPS = (np.inf, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0)  # pixels that a mirrored strip is wide
 
 
@@ -194,6 +195,7 @@ class Missing:
 
     def __init__(self, count: int, like: Array) -> None:
         self.places, self.sources = (moved(np.zeros(count, np.int64), like) for _ in range(2))
+        self.known: dict[tuple[Shape, bytes], tuple[Array, Array]] = {}  # by where they are
 
     def write(self, places: Array, sources: Array) -> None:
         """Those of the next batch, on its device."""
@@ -204,7 +206,12 @@ class Missing:
     def hide(self, masked: Array, y: Array, validation: Array, inside: Array) -> None:
         """Fill the masked pixels of a batch, (N, 1, Z, Y, X) of bool on the CPU, and put them
         among those that are hidden always, and outside."""
-        self.write(*(moved(numbers, y) for numbers in mirrored(masked)))
+        key = masked.shape, np.packbits(masked).tobytes()
+        if key not in self.known:
+            if len(self.known) >= KEPT:
+                self.known.clear()
+            self.known[key] = mirrored(masked)
+        self.write(*(moved(numbers, y) for numbers in self.known[key]))
         self.fill(y)
         masked = moved(masked.astype(np.uint8), inside)
         inside *= 1 - masked

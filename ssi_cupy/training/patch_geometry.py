@@ -24,20 +24,24 @@ class Geometry:
         How far the PSF reaches.
     wrap : bool
         Whether the other side of the image lies beyond its border.
+    margin : tuple of int
+        How far beyond the border boxes may go.
     """
 
     patch: Shape
     box: Shape
     reach: Shape
     wrap: bool = False
+    margin: Shape = (0, 0, 0)
 
     def start(self, at: Sequence[int], shape: Shape) -> Shape:
         """Where the box of a patch at `at` begins in an image of `shape`."""
         start = [a - r for a, r in zip(at, self.reach, strict=True)]
-        ends = [n - b for n, b in zip(shape, self.box, strict=True)]
+        ends = [n + m - b for n, m, b in zip(shape, self.margin, self.box, strict=True)]
         whole = [self.wrap and end > 0 for end in ends]  # along the whole axis, nothing is beyond
         return tuple(
-            s if w else max(0, min(s, end)) for s, end, w in zip(start, ends, whole, strict=True)
+            s if w else max(-m, min(s, end))
+            for s, end, w, m in zip(start, ends, whole, self.margin, strict=True)
         )
 
     def inside(self, at: Sequence[int], start: Sequence[int]) -> tuple[slice, ...]:

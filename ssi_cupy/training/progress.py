@@ -109,8 +109,9 @@ class Progress:
     def update(self, report: Mapping[str, Any]) -> None:
         """One more step is done."""
         self._done += 1
-        loss = f"loss {report['loss']:.3g}"
-        told = f"{in_words(self._left())} left, {loss}" if self._done < self._steps else loss
+        told, left = f"loss {report['loss']:.3g}", self._left()
+        if self._done < self._steps:
+            told += f", {in_words(left)} left"
         if self._lines and self._done * 10 // self._steps > (self._done - 1) * 10 // self._steps:
             done = f"training on {self._device}: step {self._done} of {self._steps}"
             print(f"{done}, {told}", file=sys.stderr, flush=True)

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import symmetry
-from ..engine.backend import Numbers, empty, host, is_cupy, namespace, on_device, zeros
-from ..engine.checks import varying
+from ..engine.backend import Numbers, empty, host, is_cupy, namespace, zeros
 from ..engine.gpu.graph import Capture
 from ..engine.types import Array
 from ..masking import fill, keep_blind, within
@@ -35,20 +34,19 @@ from .forward_model import (
     forward_model,
     is_ours,
     margin_of,
-    reach_of,
     with_margin,
     without_margin,
-    wraps,
 )
-from .image_noise import mask_for, noise_and_mask, noise_of
+from .image_noise import mask_for
 from .image_sets import Images
 from .inputs import levels_for
+from .large_image import LargeImage
 from .learning import OWN, PSFLearning
 from .loss_settings import losses_for
-from .missing import filled, of_all_channels, seen
 from .network import network_for
-from .patches import VALIDATION_STEP, ImageSet, Patches
-from .units import units_of, voxel
+from .patches import VALIDATION_STEP
+from .sources import of_image, of_images
+from .units import voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
 REPORT = 32  # sum of the parameters, loss, validation loss, and the loss's parts; what is learned
@@ -90,9 +88,9 @@ class Training:
             self.symmetries = allowed_symmetries(model.physics, recipe)
         model.symmetries = self.symmetries if recipe.ensemble else [symmetry.IDENTITY]
         if isinstance(image, Images):
-            self.source, y, shown = self._of_many(image)
+            self.source, y, shown = of_images(model, image, self.symmetries)
         else:
-            self.source, y, shown = self._of_one(image, of_all_channels(masked), source)
+            self.source, y, shown = of_image(model, image, masked, self.symmetries, source)
         noise = model.noise.in_units(*model.units) if model.noise else None
         self.learning = PSFLearning(model, recipe, steps, self.source.like)
         self.g = forward_model(self.learning.g, recipe, y, *model.units, noise)
@@ -102,6 +100,8 @@ class Training:
         self.losses = losses_for(model.physics, recipe, y, *model.units, *about)
         shape, like = self.source.shape, self.source.like
         self.margin = margin_of(model.physics, recipe, shape[2:])
+        if isinstance(self.source, LargeImage):  # whose boxes have it in them
+            self.margin = (0, 0, 0)
         one_channel = (shape[0], 1, *shape[2:])
         self.batch = (  # target, validation pixels, pixels that the loss may look at
             empty(shape, np.float32, like),
@@ -141,39 +141,6 @@ class Training:
         self.best = {"validation": np.inf, "step": -1, "parameters": self.parameters.copy(),
                      "statistics": self.statistics.copy()}  # fmt: skip
         self.history = []
-
-    def _of_one(self, y, masked, source):
-        """(the source of batches of one image, that image in the unit of the training, filled where
-        it is masked; its pixels that are not)."""
-        recipe, model = self.recipe, self.model
-        if recipe.crop:
-            side = min(*y.shape[3:], recipe.crop)
-            y, masked = (a if a is None else a[..., :side, :side] for a in (y, masked))
-        varying(seen(y, masked), "image")
-        model.noise, masked = noise_and_mask(filled(y, masked), masked, model)
-        shown = seen(y, masked)
-        model.units = offset, scale = units_of(shown, recipe.normalise)
-        y = np.ascontiguousarray((filled(y, masked) - offset) / scale, dtype=np.float32)
-        shown, y = seen(y, masked), on_device(y, model.device)
-        if recipe.patch:
-            return Patches(y, recipe, masked=masked, **self._options()), y, shown
-        settings = {"validation": recipe.validation, "symmetries": self.symmetries}
-        return source(y, seed=self.seed, masked=masked, **settings), y, shown
-
-    def _of_many(self, images):
-        """(the source of batches of many images; as of `_of_one`, of a part of one of them)."""
-        like = on_device(np.zeros(1, np.float32), self.model.device)
-        source = ImageSet(images, self.recipe, like=like, **self._options())
-        self.model.units = source.units
-        y, shown = source.sample()
-        offset, scale = source.units
-        self.model.noise = noise_of(y.astype(np.float64) * scale + offset, self.model)
-        return source, on_device(y, self.model.device), shown
-
-    def _options(self):
-        g = self.model.physics
-        reach = tuple(r + (self.recipe.broaden and r > 0) for r in reach_of(g))
-        return {"reach": reach, "wrap": wraps(g), "symmetries": self.symmetries, "seed": self.seed}
 
     @property
     def done(self) -> int:

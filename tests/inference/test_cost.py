@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from small_runs import PSF, picture, trained
 
 import ssi_cupy
+from small_runs import PSF, picture, trained
 from ssi_cupy.commands.cli import main
 from ssi_cupy.engine.checks import InputError
 from ssi_cupy.files import tiff

@@ -33,9 +33,7 @@ def test_gain_and_read_noise_are_read_off_an_image(gain, read, offset):
     found = noise_model(image, BLUR)
     assert found.gain == pytest.approx(gain, rel=0.25)
     bright = offset + gain * np.array([20.0, 100.0, 300.0])
-    np.testing.assert_allclose(
-        found.variance(bright), gain * (bright - offset) + read**2, rtol=0.3
-    )
+    np.testing.assert_allclose(found.variance(bright), gain * (bright - offset) + read**2, rtol=0.3)
     negative = noise_model(-image, BLUR)
     np.testing.assert_allclose(negative.variance(-bright), found.variance(bright), rtol=1e-6)
 

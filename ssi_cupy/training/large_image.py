@@ -1,0 +1,228 @@
+"""One image that is too large to be looked at whole in every step: each looks at a part of it.
+
+What a step costs does not grow with the image then, nor does memory, as parts are read by slices
+from wherever the image is: an array, a memory-mapped file, Zarr or Dask. They are the patches of
+`patches.py`, but that
+
+- there is one in each step, as large as can be. Of as many pixels, several small ones are worth
+  less, for most of their pixels are near a border, where the network does not see what it will see
+  in the whole image (700² pixels: one of 512² 31.8 dB, four of 256² 31.1, four of 144² 30.9);
+- they follow each other evenly: their middles are a sequence of low discrepancy (Roberts 2018:
+  multiples of the inverse powers of the root of x^(d+1) = x + 1), so that no part of the image is
+  forgotten, its corners neither;
+- their boxes go on beyond the border of the image where a whole image has a margin (`margin_of`):
+  that is masked, so that it shows the mirror image of what can be seen, as a margin does;
+- the pixels that are held out repeat themselves from block to block, so that whoever has a part of
+  the image knows which of it they are;
+- the PSF reaches as far as all but `BEYOND` of its light does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..engine.backend import empty, log
+from ..engine.types import Array, Shape
+from ..masking import validation_pixels
+from ..noise import NoiseModel, outliers
+from ..random import Stream, philox, pick
+from ..recipes import Recipe
+from ..symmetry import Symmetry
+from . import missing
+from .image_sets import Images
+from .patch_geometry import Geometry
+from .patches import CALIBRATION_PATCHES, Patches
+from .units import units_of
+
+BEYOND = 0.01  # of the PSF's light may fall outside the halo of a patch
+MULTIPLE = 16  # pixels: what sides of boxes are multiples of, where the image is larger
+BLOCK = {2: (1, 512, 512), 3: (64, 64, 64)}  # pixels along Z, Y, X after which validation repeats
+SAMPLES, SAMPLE = 9, {2: (1, 256, 256), 3: (48, 96, 96)}  # boxes that noise is measured in
+
+
+class LargeImage(Patches):
+    """Random patches of one large image.
+
+    Parameters
+    ----------
+    images : Images
+        Of a single one.
+    recipe : Recipe
+        Of which ``at_once`` says how many pixels a step looks at.
+    reach, margin : three of int
+        Of the PSF; and how far beyond the border the image is restored.
+    like : array
+        On the device of the training.
+
+    Others, and attributes, are those of `Patches`.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        *,
+        reach: Shape,
+        margin: Shape,
+        symmetries: Sequence[Symmetry],
+        seed: int,
+        like: Array,
+        wrap: bool = False,
+    ) -> None:
+        channels, *shape = images.shapes[0]
+        self.images, self.like, self.home = images, like, None  # it is on the CPU
+        self.ndim = 2 if shape[0] == 1 else 3
+        self.geometry = geometry(tuple(shape), recipe.at_once, reach, margin, wrap)
+        self.beyond = "wrap" if wrap else "mirror"
+        self.units = units_of(images, recipe.normalise)
+        self.mean = (images.moments()[0] - self.units[0]) / self.units[1]
+        self.held_out = held_out_block(self.ndim, recipe.validation, seed)
+        self.noise: NoiseModel | None = None
+        self._begin(dataclasses.replace(recipe, batch=1), channels, symmetries, seed)
+        self.checks = 0  # a step has validation pixels of its own
+
+    def find_outliers(self, psf: Array, noise: NoiseModel) -> None:
+        """From now on mask what neither light nor noise, in units of the image, explains."""
+        self.noise, self.psf = noise, psf
+        self.missing = missing.Missing(math.prod(self.shape[2:]), self.like)
+
+    def sample(self) -> tuple[Array, Array]:
+        """Boxes from all over the image, (N, C, Z, Y, X), in the unit of the training, and what of
+        them is not masked."""
+        shape = self.images.shapes[0][1:]
+        side = tuple(min(s, n) for s, n in zip(SAMPLE[self.ndim], shape, strict=True))
+        count = min(SAMPLES, -(-math.prod(shape) // math.prod(side)))
+        found, hidden = [], []
+        for i in range(count):
+            at = _place(i, 0, [n - s + 1 for n, s in zip(shape, side, strict=True)])
+            found.append(self._normalised(at, side))
+            hidden.append(self.images.masked(0, at, side))
+        if any(h is not None for h in hidden):
+            masked = np.stack([np.zeros((1, *side), bool) if h is None else h for h in hidden])
+            return np.stack(found), missing.seen(np.stack(found), masked)
+        return np.stack(found), np.stack(found)
+
+    def ends(self) -> tuple[float, float]:
+        """(least, greatest) of the image, in the unit of the training."""
+        offset, scale = self.units
+        low, high = sorted((end - offset) / scale for end in self.images.ends())
+        return low, high
+
+    def every(self) -> Iterator[Array]:
+        """Some batches of all that there is."""
+        n, _, *box = self.shape
+        for step in range(-(-CALIBRATION_PATCHES // n)):
+            y = empty(self.shape, np.float32, self.like)
+            self.draw(step, y, *(empty((n, 1, *box), np.uint8, self.like) for _ in range(2)))
+            yield y
+
+    def fingerprint(self) -> str:
+        """A checksum of shape and moments."""
+        crc = zlib.crc32(repr(self.images.describe()).encode())
+        return f"{self.images.shapes[0]}, crc {crc:08x}"
+
+    def _normalised(self, start, shape):
+        offset, scale = self.units
+        return ((self.images.box(0, start, shape, self.beyond) - offset) / scale).astype(np.float32)
+
+    def _size(self, which, validating):
+        return self.images.shapes[0][1:]
+
+    def _cut(self, which, start, validating):
+        shape = self.shape[2:]
+        return self._normalised(start, shape), block_at(self.held_out, start, shape)
+
+    def _any_masked(self):
+        return self.images.any_masked or any(self.geometry.margin)
+
+    def _masked(self, which, start, validating):
+        shape, sizes = self.shape[2:], self._size(0, validating)
+        found = self.images.masked(0, start, shape, self.beyond)
+        found = np.zeros((1, *shape), bool) if found is None else found
+        if self.noise is not None:
+            y = self.images.box(0, start, shape, self.beyond)[None]
+            found = found | outliers(y, self.psf, self.noise)[0].any(axis=0, keepdims=True)
+        if any(self.geometry.margin):
+            for axis, (a, k, n) in enumerate(zip(start, shape, sizes, strict=True), 1):
+                at = np.arange(a, a + k)
+                beyond = ((at < 0) | (at >= n)).reshape(tuple(-1 if b == axis else 1
+                                                               for b in range(4)))  # fmt: skip
+                found = found | beyond
+        return found
+
+    def _place(self, step, i, validating):
+        shape = self._size(0, validating)
+        key = self.seed & 0xFFFFFFFF, self.seed >> 32
+        first = [float(word) / 2**32 for word in philox((0, 0, 0, Stream.CROP), key)[:3]]
+        middle = _place(step, first, shape)
+        at = tuple(
+            max(0, min(m - p // 2, n - p))
+            for m, p, n in zip(middle, self.geometry.patch, shape, strict=True)
+        )
+        turn = pick(len(self.symmetries), self.seed, Stream.SYMMETRY, step)
+        return 0, at, self.symmetries[turn]
+
+
+def _place(number, first, sizes):
+    """Place `number` of the sequence, along Z, Y and X: below `sizes`."""
+    axes = [axis for axis, n in enumerate(sizes) if n > 1]
+    root = 2.0
+    for _ in range(40):
+        root = (1 + root) ** (1 / (len(axes) + 1))
+    at, begin = [0, 0, 0], np.broadcast_to(first, 3)
+    for power, axis in enumerate(axes, 1):
+        at[axis] = int((begin[axis] + number * (1 / root**power % 1)) % 1 * sizes[axis])
+    return tuple(at)
+
+
+def geometry(
+    shape: Shape, at_once: int, reach: Shape, margin: Shape, wrap: bool = False
+) -> Geometry:
+    """A box of about `at_once` pixels, as near a square or a cube as the image (Z, Y, X) allows."""
+    frame = [n + 2 * m for n, m in zip(shape, margin, strict=True)]
+    box, left, axes = [1, 1, 1], float(at_once), [a for a in range(3) if frame[a] > 1]
+    for number, axis in enumerate(sorted(axes, key=lambda a: frame[a])):
+        side = left ** (1 / (len(axes) - number))
+        least = 2 * reach[axis] + MULTIPLE
+        side = max(round(side / MULTIPLE), -(-least // MULTIPLE)) * MULTIPLE
+        box[axis] = min(side, frame[axis])
+        left /= box[axis]
+    patch = tuple(
+        n if b >= n + 2 * m else min(b - 2 * r, n)
+        for b, n, m, r in zip(box, shape, margin, reach, strict=True)
+    )
+    return Geometry(patch, tuple(box), reach, wrap, margin)
+
+
+def reach_of_light(psf: Array) -> Shape:
+    """How far along Z, Y and X a PSF (Z, Y, X) reaches, but for `BEYOND` of its light."""
+    reach = []
+    for axis, size in enumerate(psf.shape):
+        line = psf.sum(axis=tuple(a for a in range(3) if a != axis))
+        middle = size // 2
+        within = [line[middle - r : middle + r + 1].sum() for r in range(middle + 1)]
+        enough = np.asarray(within) >= (1 - BEYOND / 3) * line.sum()
+        reach.append(int(np.argmax(enough)) if enough.any() else middle)
+    if any(r < size // 2 for r, size in zip(reach, psf.shape, strict=True)):
+        log.info("patches have a halo of %s pixels (Z, Y, X), beyond which the PSF has at most "
+                 "%g %% of its light", " × ".join(map(str, reach)), 100 * BEYOND)  # fmt: skip
+    return tuple(reach)
+
+
+# ---- which pixels are held out --------------------------------------------------------------
+
+
+def held_out_block(ndim: int, fraction: float, seed: int) -> Array:
+    """One block of validation pixels, (1, Z, Y, X) of uint8."""
+    return validation_pixels((1, 1, *BLOCK[ndim]), fraction, seed)[0]
+
+
+def block_at(block: Array, start: Sequence[int], shape: Sequence[int]) -> Array:
+    """The part of an endless repetition of a `block` (1, Z, Y, X) that begins at `start`."""
+    at = [np.arange(a, a + n) % k for a, n, k in zip(start, shape, block.shape[1:], strict=True)]
+    return block[np.ix_((0,), *at)]
