@@ -63,6 +63,8 @@ class Recipe(Checked):
     name : str
     network : UNet, ResidualUNet or PlainUNet
         Its `ndim`, channels, windows and aspect become those that the image asks for.
+    network_3d : one of these, optional
+        That for volumes, if another.
     steps : int
         Training steps; one step sees the whole image once, or `batch` patches.
     normalise : {"range", "percentile", "standardise"}
@@ -149,6 +151,7 @@ class Recipe(Checked):
 
     name: str = checked(text)
     network: UNet | ResidualUNet | PlainUNet = checked(made_of(Network), UNet())
+    network_3d: UNet | ResidualUNet | PlainUNet | None = checked(made_of(Network, type(None)), None)
     steps: int = checked(whole(), 3000)
     normalise: Literal["range", "percentile", "standardise"] = checked(
         one_of("range", "percentile", "standardise"), "range"

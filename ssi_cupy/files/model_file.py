@@ -198,7 +198,9 @@ def voxel_sizes(spacing: Any) -> Any:
 def _whole_net(values):
     """The fields of a network as `describe` wrote them, none left out but what once was not."""
     kind = NETWORKS[values.get("class", "UNet")]
-    missing = {f.name for f in dataclasses.fields(kind)} - set(values) - {"aspect", "momentum"}
+    missing = (
+        {f.name for f in dataclasses.fields(kind)} - set(values) - {"aspect", "momentum", "taps"}
+    )
     if missing:
         raise ValueError(f"net: no {', '.join(sorted(missing))}")
     return values

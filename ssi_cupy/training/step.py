@@ -121,7 +121,8 @@ class Training:
             model.wiener_levels = levels_for(model.physics, recipe.wiener, noise.level, variance)
         self.inputs = model.inputs
         inputs = self.inputs.channels(shape[1])
-        model.net = self.net = network_for(self.batch[0], recipe.network, spacing, inputs)
+        template = recipe.network_3d if y.shape[2] > 1 and recipe.network_3d else recipe.network
+        model.net = self.net = network_for(self.batch[0], template, spacing, inputs)
         self.parameters = self.net.initial_parameters(self.seed, like=like)
         self.gradient = zeros(self.net.size, np.float32, like)
         self.statistics = self.net.initial_statistics(like=like)

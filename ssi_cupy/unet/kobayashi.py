@@ -49,6 +49,8 @@ class UNet(Network):
     aspect : float
         The height of a voxel over its width, at full resolution. On levels where the voxels are
         still higher than wide, kernels have the fewer taps along Z.
+    taps : (int, int)
+        How wide the kernels of the two convolutions of a block are, pixels: 1, 3 or 5.
     """
 
     ndim: int = checked(one_of(2, 3), 2)
@@ -56,31 +58,27 @@ class UNet(Network):
     outputs: int = checked(CHANNELS, 1)
     widths: tuple[int, ...] = checked(several(CHANNELS, 1, LEVELS), (8, 16, 32, 64, 64))
     windows: tuple[tuple[int, int, int], ...] | None = checked(WINDOWS, None)
-    wide: int = checked(one_of(1, 3, 5), 5)
-    flat: int = checked(one_of(0, 1), 0)
     momentum: float = checked(real(0, 1), 0.1)
     aspect: float = checked(real(0, above=True), 1.0)
+    taps: tuple[int, int] = checked(several(one_of(1, 3, 5), 2, 2), (5, 3))
 
     @cached_property
     def units(self) -> dict[str, tuple[int, int, Window]]:
         """name → (inputs, outputs, kernel) of each convolution, in the order in which they run."""
         units, width = {}, self.inputs
+        wide, narrow = self.taps
         last = len(self.widths) - 1
         for level, out in enumerate(self.widths):
-            units[f"down{level}.wide"] = (width, out, self._wide(level))
-            units[f"down{level}.narrow"] = (out, out, self.kernel(3, level))
+            units[f"down{level}.wide"] = (width, out, self.kernel(wide, level))
+            units[f"down{level}.narrow"] = (out, out, self.kernel(narrow, level))
             width = out
         for level in reversed(range(last)):
             together = width + self.widths[level]
             width = self.widths[max(level - 1, 0)]
-            units[f"up{level}.wide"] = (together, together // 2, self._wide(level))
-            units[f"up{level}.narrow"] = (together // 2, width, self.kernel(3, level))
+            units[f"up{level}.wide"] = (together, together // 2, self.kernel(wide, level))
+            units[f"up{level}.narrow"] = (together // 2, width, self.kernel(narrow, level))
         units["head"] = (width, self.outputs, self.kernel(1))
         return units
-
-    def _wide(self, level):
-        k = self.kernel(self.wide, level)
-        return (1, *k[1:]) if self.flat else k
 
     @cached_property
     def path(self) -> list[tuple[str, Window]]:

@@ -7,6 +7,7 @@ import pytest
 
 from ssi_cupy import physics, psf, recipes
 from ssi_cupy.engine.checks import InputError
+from ssi_cupy.inversion import SelfSupervisedInverse
 from ssi_cupy.losses import Losses
 from ssi_cupy.noise import noise_model
 from ssi_cupy.training.forward_model import allowed_symmetries, forward_model, margin_of
@@ -164,6 +165,16 @@ def test_voxels_as_cubes_change_nothing():
     assert network_for(y[:, :, :1], spacing=(1.0, 0.3, 0.3)) == network_for(y[:, :, :1])
     template = UNet(widths=(4, 8))
     assert network_for(y, template) == UNet(3, 2, 2, widths=(4, 8), windows=((2, 2, 2),))
+
+
+def test_volumes_may_have_a_network_of_their_own():
+    recipe = dataclasses.replace(recipes.DEFAULT, network_3d=UNet(widths=(4, 6), taps=(3, 1)))
+    expected = ((20, 24), recipe.network), ((8, 20, 24), recipe.network_3d)
+    for shape, network in expected:
+        model = SelfSupervisedInverse(physics.Identity(), recipe)
+        model.fit(np.random.default_rng(0).random(shape), steps=1, progress=False)
+        assert model.net.widths == network.widths and model.net.taps == network.taps
+        assert model.net.ndim == len(shape)
 
 
 def test_pixel_sizes_for_each_axis_or_for_all():

@@ -17,6 +17,8 @@ SHAPES = {
     "2-D, batch of 2, two channels": (UNet(inputs=2, outputs=2, widths=(8, 16)), (2, 2, 1, 7, 9)),
     "3-D, odd": (UNet(ndim=3, widths=(4, 6, 8)), (1, 1, 5, 7, 9)),
     "3-D, flat windows": (UNet(3, widths=(4, 6), windows=((1, 2, 2),)), (1, 1, 3, 7, 9)),
+    "3-D, three taps": (UNet(3, widths=(4, 6), taps=(3, 3)), (1, 1, 4, 7, 9)),
+    "2-D, one tap and five": (UNet(widths=(4, 6), taps=(1, 5)), (1, 1, 1, 12, 9)),
     "3-D, coarse z": (UNet(3, widths=(4, 6), windows=((1, 2, 2),), aspect=2.0), (1, 1, 3, 7, 9)),
 }
 every_shape = pytest.mark.parametrize("net, shape", SHAPES.values(), ids=SHAPES)
