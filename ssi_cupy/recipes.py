@@ -237,6 +237,7 @@ SSI_NO_MASKING = dataclasses.replace(SSI, name="ssi_no_masking", mask=None)
 
 DEFAULT = Recipe(
     name="default",
+    network_3d=UNet(widths=(8, 16, 32, 64), taps=(3, 3)),
     steps=600,
     at_once=2**18,
     normalise="percentile",

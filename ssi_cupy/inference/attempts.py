@@ -25,12 +25,12 @@ ASTRAY = ("diverged", "constant", "checkerboard", "flux", "misfit", "held_out", 
 
 @dataclass
 class Attempt:
-    """A trained model, and what it made of the image: at last and, where refined, by itself."""
+    """A trained model, and what it made of the image."""
 
     model: Any
     restored: Array
     denoised: Array
-    own: tuple[Array, Array] | None
+    refined: bool
     verdict: Verdict
     tiles: dict[str, Any]
 
@@ -38,7 +38,7 @@ class Attempt:
         """Standard deviation of each pixel of what was restored of an image."""
         image, _ = _without_outliers(self.model, image, mask)
         return uncertainty(
-            self.model, image, self.restored, self.denoised, refined=self.own is not None,
+            self.model, image, self.restored, self.denoised, refined=self.refined,
             numbers=self.verdict.numbers, **self.tiles,
         )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _one(train, number, image, mask, refined, seconds, tiles):
         own, found = found, refine(image, *found, model.physics, mask)
     verdict = _judged(model, image, found, mask, own, tiles)
     seconds["infer"] += time.perf_counter() - start
-    return Attempt(model, *found, own, verdict, tiles)
+    return Attempt(model, *found, own is not None, verdict, tiles)
 
 
 def _judged(model, image, found, mask, own, tiles):

@@ -94,7 +94,9 @@ def restore_each(
         done = attempt(trained, y, mask, refined=refined, again=again,
                        seconds=results.seconds, **tiles)  # fmt: skip
         results.model, results.verdicts[place] = done.model, done.verdict
-        results.restored[place], results.denoised[place] = done.restored, done.denoised
+        for mine, found in ((results.restored, "restored"), (results.denoised, "denoised")):
+            mine[place] = getattr(done, found)
+            setattr(done, found, mine[place])  # which has no memory of its own
         results.unsure[place] = functools.partial(done.uncertainty, y, mask)
     return results
 
