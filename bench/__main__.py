@@ -19,7 +19,6 @@ BENCHES = {
         "networks": "the papers' wide networks, there and back, side by side with PyTorch",
         "start": "what an import costs; the first step, compiled and from the cache",
         "scaling": "a training step with more threads, and on larger images",
-        "size": "whole restorations, from small images to large volumes: seconds and memory",
         "volume": "a volume larger than memory, predicted tile by tile: peak memory and time",
         "convolution": "a training step by FFT and by direct convolution with a large 3-D PSF",
         "roofline": "where a step spends its time, and how near each part is to the limits",
@@ -31,6 +30,7 @@ BENCHES = {
     "trust": {
         "calibrate": "settings of classical methods by held-out data, beside the best by the truth",
         "verdict": "what is said of healthy and of sabotaged runs; is the uncertainty right?",
+        "size": "whole restorations, from small images to large volumes: seconds and memory",
         "noise": "the default beside classical oracles, from little noise to few photons",
         "mutants": "small faults put into the code: which of them do the tests notice?",
     },

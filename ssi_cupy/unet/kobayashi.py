@@ -48,7 +48,7 @@ class UNet(Network):
         How much of a batch's means and variances goes into the running ones.
     aspect : float
         The height of a voxel over its width, at full resolution. On levels where the voxels are
-        still higher than wide, kernels have the fewer taps along Z.
+        still higher than wide, kernels have the fewer taps along Z, down to three.
     taps : (int, int)
         How wide the kernels of the two convolutions of a block are, pixels: 1, 3 or 5.
     """
@@ -61,6 +61,12 @@ class UNet(Network):
     momentum: float = checked(real(0, 1), 0.1)
     aspect: float = checked(real(0, above=True), 1.0)
     taps: tuple[int, int] = checked(several(one_of(1, 3, 5), 2, 2), (5, 3))
+
+    def kernel(self, width: int, level: int = 0) -> Window:
+        """As of every network, but that wherever there are planes three of them are seen: a PSF
+        reaches along Z at least as far as voxels are high."""
+        depth, *across = super().kernel(width, level)
+        return (max(depth, min(width, 3)) if self.ndim == 3 else 1, *across)
 
     @cached_property
     def units(self) -> dict[str, tuple[int, int, Window]]:

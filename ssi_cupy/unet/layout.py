@@ -99,7 +99,7 @@ class Network(Checked):
         pooled = np.prod(((1, 1, 1), *self.pooling[:level]), axis=0)
         aspect = self.aspect * min(1.0, float(pooled[0] / pooled[1]))
         depth = 2 * round((width / max(aspect, 1.0) - 1) / 2) + 1
-        return (max(depth, min(width, 3)), width, width)
+        return (depth, width, width)
 
     @cached_property
     def pooling(self) -> Sequence[Window]:

@@ -89,7 +89,7 @@ def test_roofline_of_a_volume_by_the_default_recipe(tmp_path):
     printed = bench("roofline", "--shape", 6, 16, 16, "--rounds", 1, "--out", tmp_path)
     assert "a step of recipe default at 6×16×16" in printed
     result = json.loads((tmp_path / "roofline_3d.json").read_text())
-    assert any("5×5×5" in name for name in result["parts"])
+    assert any("3×3×3" in name for name in result["parts"])
 
 
 def test_scaling_is_timed_and_drawn(tmp_path):

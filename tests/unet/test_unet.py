@@ -168,13 +168,15 @@ def test_settings_that_do_not_fit_are_named(name, value):
 
 
 def test_kernels_grow_along_z_where_the_voxels_are_near_cubic():
-    """Twice as high as wide: 3 taps in place of 5 on the first level, all of them on the others."""
+    """Twice as high as wide: 3 taps in place of 5 on the first level, all of them on the others;
+    three in any case."""
     net = UNet(ndim=3, widths=(2, 2, 2), windows=((1, 2, 2), (2, 2, 2)), aspect=2.0)
     depths = {name: kernel[0] for name, (_, _, kernel) in net.units.items()}
     assert depths["down0.wide"] == depths["up0.wide"] == 3
-    assert depths["down0.narrow"] == depths["up0.narrow"] == 1
+    assert depths["down0.narrow"] == depths["up0.narrow"] == 3
     assert depths["down1.wide"] == depths["down2.wide"] == 5
     assert depths["down1.narrow"] == depths["up1.narrow"] == 3
     flat = UNet(ndim=3, widths=(2, 2), windows=((1, 2, 2),), aspect=6.0)
-    assert flat.units["down0.wide"][2] == (1, 5, 5) and flat.units["down1.wide"][2] == (1, 5, 5)
+    assert flat.units["down0.wide"][2] == (3, 5, 5) and flat.units["down1.wide"][2] == (3, 5, 5)
+    assert flat.units["head"][2] == (1, 1, 1)
     assert UNet(ndim=3, windows=((1, 2, 2),) * 4).units == UNet(ndim=3).units
