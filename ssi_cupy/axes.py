@@ -15,6 +15,7 @@ from .physics import LearnedPSF, PSFConvolution
 from .psf import prepare
 from .psf.guess import width_of_image, widths_of_optics
 from .psf.measured import remarks_on
+from .training.bracket import WIDEST
 from .training.network import LEAST_SIDE
 from .training.units import voxel
 
@@ -218,5 +219,6 @@ def guessed(
     order = [axes.index(a) for a in ("C", "T", "Z", "Y", "X") if a in axes]
     planes = host(image).transpose(order)
     channels = planes if "C" in axes else planes[None]
-    widths = [width_of_image(channel) for channel in channels]
+    widest = min(planes.shape[-2:]) / WIDEST
+    widths = [min(width_of_image(channel), widest) for channel in channels]
     return [LearnedPSF((HIGHER * w, w) if deep else w, mode=mode) for w in widths]

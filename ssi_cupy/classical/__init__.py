@@ -10,10 +10,12 @@ be, `calibrate` chooses by data that it was not shown; so does "auto" in the pla
 from .calibrate import Calibration, calibrate
 from .richardson_lucy import richardson_lucy, richardson_lucy_tv
 from .total_variation import tv_admm, tv_chambolle_pock, tv_conjugate_gradient
+from .width import WidthProfile, width_profile
 from .wiener import radial_power_spectrum, wiener
 
 __all__ = [
     "Calibration",
+    "WidthProfile",
     "calibrate",
     "radial_power_spectrum",
     "richardson_lucy",
@@ -21,5 +23,6 @@ __all__ = [
     "tv_admm",
     "tv_chambolle_pock",
     "tv_conjugate_gradient",
+    "width_profile",
     "wiener",
 ]

@@ -16,6 +16,8 @@ from ..files import formats
 from ..files.atomic import check_writable, same_file
 
 NAN = "nan"  # in the place of a mask's name
+LEARNED = "gaussian"  # in the place of a PSF's, of `deconvolve`
+OPTICS = {"NA": "--na", "wvl": "--wvl", "ni": "--ni"}
 Lengths = dict[str, float]
 
 
@@ -121,6 +123,29 @@ def axes_of(axes: str, image: Any, psf: Any) -> str:
             raise InputError("--axes", "colour samples or channels, not both", repr(axes))
         axes = axes.replace("S", "C")
     return axes
+
+
+def learned_psf(args: Any) -> dict[str, Any]:
+    """What `restore.deconvolve` is told of a PSF that is to be learned; nothing where there is one.
+
+    Raises
+    ------
+    InputError
+        For optics beside a PSF, or without what they need; where there is neither.
+    """
+    given = {name: getattr(args, name, None) for name in OPTICS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        if args.command == "deconvolve" and args.psf is None:
+            expected = f"a TIFF, {LEARNED}, or optics as --na 0.8 --wvl 0.52"
+            raise InputError("--psf", expected, "none")
+        return {"psf": LEARNED} if args.command == "deconvolve" and args.psf == LEARNED else {}
+    if args.psf not in (None, LEARNED):
+        raise InputError("--psf", f"none, or {LEARNED}, beside optics", args.psf)
+    for name in ("NA", "wvl"):
+        if name not in given:
+            raise InputError(OPTICS[name], "a number, as optics are given", "none")
+    return {"psf": args.psf, "optics": given}
 
 
 def mask_of(given: str | None, axes: str) -> Array | str | None:

@@ -30,6 +30,7 @@ OPTIONS = (
 )
 # What may be wrong with one image of several, and right with the others.
 OF_AN_IMAGE = "IN image axes --axes series psf mask spacing --spacing tile_size --output".split()
+TYPED |= {"NA": "--na", "wvl": "--wvl", "ni": "--ni", "optics": "--ni"}
 TYPED |= {name: f"--{name.replace('_', '-')}" for name in OPTIONS.split()}
 
 
@@ -169,7 +170,9 @@ def _restore_one(args, path, function, outputs, of=1):
     from ..files import formats, report
     from . import arguments
 
-    inputs = {"IN": path, "--psf": args.psf, "--resume": args.resume}
+    learned = arguments.learned_psf(args)
+    known = None if learned else args.psf
+    inputs = {"IN": path, "--psf": known, "--resume": args.resume}
     inputs["--mask"] = args.mask if args.mask != arguments.NAN else None
     kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model,
             "--report": args.report}  # fmt: skip
@@ -183,7 +186,7 @@ def _restore_one(args, path, function, outputs, of=1):
     if args.report is not None:
         report.check(args.report, "--report")
     image = formats.read(path, "IN", args.series)
-    psf = formats.read(args.psf, "--psf") if args.psf else None
+    psf = formats.read(known, "--psf") if known else None
     axes = arguments.axes_of(args.axes or image.axes, image, psf)
     spacing = arguments.spacing_of(args.spacing, "--spacing", image, axes)
     for option, target in outputs.items():
@@ -216,7 +219,8 @@ def _restore_one(args, path, function, outputs, of=1):
         options["recipe"] = recipes.get(args.recipe)
     if psf is not None:
         options |= arguments.grids(args, spacing, axes, psf)
-    result = function(image.data, psf.data if psf is not None else None, **options)
+    options |= learned or {"psf": None if psf is None else psf.data}
+    result = function(image.data, **options)
     if args.dry_run:
         print(f"{path}: {result}")
         return
@@ -235,6 +239,8 @@ def _restore_one(args, path, function, outputs, of=1):
         report.write(args.report, result, shlex.join([PROGRAM, *args.argv]), "--report")
     seconds = f"{sum(result.seconds.values()):.0f} s"
     print(f"{outputs['--output']}: {result.steps} steps in {seconds} on {result.device}")
+    if result.psf is not None:
+        print(f"learned: {result.psf}")
     print(result.verdict)
 
 

@@ -76,11 +76,16 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     def command(name, text, parent=None):
         parents = [parent] if parent else []
         one = commands.add_parser(name, help=text, description=text, parents=parents)
-        one.set_defaults(run=run[name])
+        one.set_defaults(run=run[name], command=name)
         return one.add_argument
 
     add = command("deconvolve", "Remove blur and noise.", files)
-    add("--psf", required=True, metavar="PSF", help="TIFF of the point-spread function")
+    add("--psf", metavar="PSF", help="TIFF of the point-spread function; or: gaussian, whose width "
+        "is learned from the image")  # fmt: skip
+    add("--na", dest="NA", type=float, metavar="NUMBER",
+        help="without a PSF: numerical aperture, for a guess of that width")  # fmt: skip
+    add("--wvl", type=float, metavar="µm", help="of these optics: emission wavelength")
+    add("--ni", type=float, metavar="NUMBER", help="refractive index of the immersion: of a volume")
     add(
         "-o",
         "--output",

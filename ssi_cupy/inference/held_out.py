@@ -1,4 +1,5 @@
-"""What a trained network says of pixels that its training never saw, and that it is not shown."""
+"""What a trained network says of pixels that its training never saw, and that it is not shown; and
+how far that is off, by what a sensor would have read."""
 
 from __future__ import annotations
 
@@ -9,10 +10,13 @@ import numpy as np
 from ..engine.backend import contiguous, host, moved
 from ..engine.types import Array
 from ..masking import fill
+from ..physics import SensorResponse
 from ..training.large_image import block_at, held_out_block
 from ..training.missing import filled, validation
 from .predict import infer
 from .refinement import can_refine, refine
+
+CAP = 3.0  # noise levels that a held-out residual counts as at most: an outlier is no failure
 
 
 def held_out_pixels(
@@ -84,3 +88,43 @@ def blind_prediction(
         stand_in = moved(stand_in.reshape(image.shape), image)
         _, blurred = refine(stand_in, sharp, blurred, model.physics, mask)
     return host(blurred)[pixels].astype(np.float64)
+
+
+class Reading:
+    """What a sensor reads: the mean and the variance of light with noise, clipped."""
+
+    def __init__(self, noise: float, low: float, high: float) -> None:
+        self.noise, self.low, self.high = noise, low, high
+        self.clips = noise > 0 and (np.isfinite(low) or np.isfinite(high))
+
+    def mean(self, light: Array) -> Array:
+        if not self.clips:
+            return light
+        response = SensorResponse(self.noise, low=self.low, high=self.high)
+        five = np.ascontiguousarray(light.reshape((1,) * (5 - light.ndim) + light.shape))
+        return response.forward(five).reshape(light.shape)
+
+    def variance(self, light: Array) -> Array:
+        if not self.clips:
+            return np.full(light.shape, self.noise**2)
+        z = np.linspace(-4, 4, 81)
+        weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+        readings = np.clip(light[..., None] + self.noise * z, self.low, self.high)
+        average = readings @ weight
+        return np.maximum((readings**2) @ weight - average**2, 1e-3 * self.noise**2)
+
+
+class HeldOut:
+    """The held-out pixels, what they are and what the network says."""
+
+    def __init__(self, y: Array, pixels: Array, blind: Array, reading: Reading) -> None:
+        self.y, self.pixels, self.blind, self.reading = y, pixels, blind, reading
+
+    def squares(self, predicted: Array, some: Any = np.s_[:]) -> Array:
+        """Squared residuals of (mean readings) `predicted` at `some`, over the mean variance."""
+        variance = self.reading.variance(self.blind[some])
+        square = (self.y[self.pixels][some] - predicted) ** 2
+        return np.minimum(square, CAP**2 * self.reading.noise**2) / variance.mean()
+
+    def network(self, some: Any = np.s_[:]) -> Array:
+        return self.squares(self.reading.mean(self.blind)[some], some)

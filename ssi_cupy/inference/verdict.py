@@ -14,18 +14,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..classical import calibrate, richardson_lucy, tv_admm
+from ..classical import calibrate, richardson_lucy, tv_admm, width_profile
 from ..engine.backend import host
 from ..engine.types import Array, Shape
 from ..noise import noise_model
-from ..physics import PSFConvolution, SensorResponse
-from .held_out import blind_prediction, held_out_pixels
+from ..physics import LearnedPSF, PSFConvolution
+from ..psf.resampling import widened
+from .held_out import HeldOut, Reading, blind_prediction, held_out_pixels
 from .residual import blocked_spectrum, describe_residual
 
 Level = Literal["ok", "doubtful", "failed"]
 LEVELS: tuple[Level, ...] = ("ok", "doubtful", "failed")
 
-CAP = 3.0  # noise levels that a held-out residual counts as at most: an outlier is no failure
 FEWEST = 30  # held-out pixels, without which they prove nothing
 RIVALS_FROM = 200  # steps: shorter trainings are not worth the time of a comparison
 RIVAL_PIXELS = 160**2  # of the part on which rivals are calibrated
@@ -37,6 +37,9 @@ FLAT = 0.15  # of the spread that the data have beyond noise: a result with less
 BIAS, FLUX = 0.25, 0.1  # mean residual over noise; light lost, of the contrast
 PEDESTAL, BOX = 0.05, 0.9  # of a PSF's sum in a background; a box is all background
 OFF_CENTRE = 1.0  # pixels
+WIDTHS = tuple(2.0 ** (np.arange(-2, 3) / 2))  # times the PSF's: what is compared with it
+OTHER = 1.2  # times as wide, or as narrow, is the best of another width: it is doubtful then,
+WIDE, NARROW = 3.0, 4.0  # if the PSF is so many standard errors worse; samples may be soft
 SLOPE = 0.25  # by which thirds of the spectrum may differ, beyond chance
 BEYOND = 1.6  # power over the noise's, at low frequencies that the PSF passes little of
 MISFIT = 4.0  # the same where it passes most
@@ -93,6 +96,10 @@ class Verdict:
             lucy = f"Richardson–Lucy ({n['richardson_lucy_iterations']:.0f})"
             told += f" (where compared: network {n['network']:.2f}, {lucy} "
             told += f"{n['richardson_lucy']:.2f}, total variation {n['tv']:.2f})"
+        if "width" in n:
+            low, high = n["width_low"], n["width_high"]
+            told += f"; PSFs {max(low, WIDTHS[0]):.1f} to {min(high, WIDTHS[-1]):.1f} times as wide"
+            told += " explain the image as well"
         return told
 
     def __str__(self) -> str:
@@ -134,7 +141,8 @@ def judge(
     known = model.noise or noise_model(y, getattr(g, "psf", None))
     noise, low, high = known.level, known.low, known.high
     numbers: dict[str, float] = {"noise": noise}
-    reading = _Reading(noise, low, high)
+    steps = len(model.history)
+    reading = Reading(noise, low, high)
     reasons = [*_about_psf(psf), *_about_data(y, psf, high, numbers)]
     own_result = (x, gx) if own is None else [host(a).astype(np.float64) for a in own]
     reasons += _about_result(y, *own_result, noise, numbers)
@@ -148,9 +156,13 @@ def judge(
         pixels = held_out_pixels(model, y.shape, mask, start)
         if pixels is not None and pixels.sum() >= FEWEST:
             blind = blind_prediction(model, image, pixels, own is not None, mask, **tiles)
-            seen = _HeldOut(y, pixels, blind, reading)
-            steps = len(model.history)
+            seen = HeldOut(y, pixels, blind, reading)
             reasons += _about_held_out(seen, psf, g, steps, numbers)
+        if psf is not None and psf.size > 1 and steps >= RIVALS_FROM:
+            reasons += _about_width(y, psf, g.mode, noise, mask, numbers)
+    if isinstance(g, LearnedPSF) and g.told is False:
+        told = f"the image does not tell how wide its blur is: {g.sigma:.2g} pixels"
+        reasons.append(Reason("psf_untold", "doubtful", f"{told} ± {100 * g.error:.0f} %"))
     reasons.sort(key=lambda reason: -LEVELS.index(reason.level))
     return Verdict(tuple(reasons), numbers)
 
@@ -278,46 +290,6 @@ def _place(where):
 # ---- pixels that nobody saw -----------------------------------------------------------------
 
 
-class _Reading:
-    """What a sensor reads: the mean and the variance of light with noise, clipped."""
-
-    def __init__(self, noise, low, high):
-        self.noise, self.low, self.high = noise, low, high
-        self.clips = noise > 0 and (np.isfinite(low) or np.isfinite(high))
-
-    def mean(self, light):
-        if not self.clips:
-            return light
-        response = SensorResponse(self.noise, low=self.low, high=self.high)
-        five = np.ascontiguousarray(light.reshape((1,) * (5 - light.ndim) + light.shape))
-        return response.forward(five).reshape(light.shape)
-
-    def variance(self, light):
-        if not self.clips:
-            return np.full(light.shape, self.noise**2)
-        z = np.linspace(-4, 4, 81)
-        weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
-        readings = np.clip(light[..., None] + self.noise * z, self.low, self.high)
-        average = readings @ weight
-        return np.maximum((readings**2) @ weight - average**2, 1e-3 * self.noise**2)
-
-
-class _HeldOut:
-    """The held-out pixels, what they are and what the network says."""
-
-    def __init__(self, y, pixels, blind, reading):
-        self.y, self.pixels, self.blind, self.reading = y, pixels, blind, reading
-
-    def squares(self, predicted, some=np.s_[:]):
-        """Squared residuals of (mean readings) `predicted` at `some`, over the mean variance."""
-        variance = self.reading.variance(self.blind[some])
-        square = (self.y[self.pixels][some] - predicted) ** 2
-        return np.minimum(square, CAP**2 * self.reading.noise**2) / variance.mean()
-
-    def network(self, some=np.s_[:]):
-        return self.squares(self.reading.mean(self.blind)[some], some)
-
-
 def _about_held_out(seen, psf, g, steps, numbers):
     squares = seen.network()
     chi2, error = float(squares.mean()), float(squares.std() / np.sqrt(squares.size))
@@ -340,16 +312,9 @@ def rivals_part(shape: Shape, psf_shape: Shape) -> list[int] | None:
 def _against_rivals(seen, psf, mode, numbers):
     """Calibrated Richardson–Lucy and total variation, on a part in the middle of the image."""
     y = seen.y
-    sides = rivals_part(y.shape, psf.shape)
-    if sides is None:
+    part, inner = _part(y.shape, psf.shape)
+    if part is None:
         return
-    part = tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(y.shape, sides, strict=True))
-    inner = np.zeros(y.shape, bool)
-    # Where the part ends within the image, its border is another one.
-    inner[tuple(
-        slice(p.start + (k // 2 if p.start else 0), p.stop - (k // 2 if p.stop < n else 0))
-        for p, k, n in zip(part, psf.shape, y.shape, strict=True)
-    )] = True  # fmt: skip
     some = inner[seen.pixels]
     if some.sum() < FEWEST:
         return
@@ -384,3 +349,40 @@ def _against_rivals(seen, psf, mode, numbers):
         yield Reason("rivals", level, f"on pixels that nobody saw, the network's error is "
                      f"{numbers['network']:.2f} times the noise's, {label}'s "
                      f"{numbers[best]:.2f}")  # fmt: skip
+
+
+def _about_width(y, psf, mode, noise, mask, numbers):
+    """A PSF that is wider or narrower than the blur of the image, by pixels held out anew."""
+    part, _ = _part(y.shape, psf.shape)
+    if part is None:
+        return
+    cut, masked = y[part], None if mask is None else mask[part]
+    found = width_profile(cut, lambda ratio: widened(psf, ratio), WIDTHS, noise, masked=masked,
+                          mode=mode)  # fmt: skip
+    if 1.0 not in found.ratios:
+        return
+    low, high = found.interval()
+    numbers |= {"width": found.best, "width_low": low, "width_high": high}
+    behind = numbers["width_behind"] = float(found.apart[list(found.ratios).index(1.0)])
+    told = f"pixels that were held out say that the image's blur is {found.best:.1f} times"
+    if found.best < 1 / OTHER and behind > WIDE:
+        yield Reason("psf_wide", "doubtful", f"{told} as wide as the PSF: that is too wide")
+    if found.best > OTHER and behind > NARROW:
+        yield Reason("psf_narrow", "doubtful", f"{told} as wide as the PSF: that is too narrow, or "
+                     "the sample is as soft as that")  # fmt: skip
+
+
+def _part(shape, reach):
+    """The middle of an image, to compare on: its slices, and a mask of what no border within the
+    image is near; or None twice, where that would take long."""
+    sides = rivals_part(shape, reach)
+    if sides is None:
+        return None, None
+    part = tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, sides, strict=True))
+    inner = np.zeros(shape, bool)
+    # Where the part ends within the image, its border is another one.
+    inner[tuple(
+        slice(p.start + (k // 2 if p.start else 0), p.stop - (k // 2 if p.stop < n else 0))
+        for p, k, n in zip(part, reach, shape, strict=True)
+    )] = True  # fmt: skip
+    return part, inner

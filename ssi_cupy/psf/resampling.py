@@ -45,6 +45,14 @@ def resample(
     return psf
 
 
+def widened(psf: Float64Array, factor: float) -> Float64Array:
+    """A PSF with sum 1 that is `factor` times as wide along all of its axes, of odd sizes."""
+    ratio = [1 / factor if n > 1 else 1.0 for n in psf.shape]
+    centre = [n // 2 for n in psf.shape]
+    found = np.maximum(resample(psf, sizes_of(psf.shape, ratio, centre), ratio, centre), 0)
+    return found / found.sum()
+
+
 def _matrix(old, new, ratio, centre):
     """The weights of `old` pixels in each of `new` ones, (new, old)."""
     box = np.sqrt(max(ratio**2 - 1, 0))

@@ -1,10 +1,11 @@
 """How a training learns the parameters of its forward model along with the network.
 
-They follow the gradient of ``log(loss) − PUSH · log σ + PRIOR · (log σ − log guess)² / 2`` (why, is
-in `physics/learned.py`), by an Adam and a rate of their own, once the network has learned enough
-for the loss to mean something. What comes out is their mean over the last steps. The standard error
-of log σ is some times that which it would have if the sharp image were known, by Fisher's
-information, and beside it what the method itself is off by.
+Before the training, the width is bracketed: total variation says of several which predict held-out
+pixels best (`classical/width.py`), and how well it can tell; see `bracket.py`. From there the
+parameters follow the gradient of ``log(loss) − PUSH · log σ + PRIOR · (log σ − log start)² / 2``
+(why, is in `physics/learned.py`), by an Adam and a rate of their own, once the network has learned
+enough for the loss to mean something. What comes out is their mean over the last steps; its
+standard error is that of the bracket.
 """
 
 from __future__ import annotations
@@ -17,21 +18,34 @@ import numpy as np
 from ..engine.backend import log, moved, namespace
 from ..engine.checks import InputError
 from ..engine.types import Array
-from ..noise import noise_model
 from ..ops.gaussian_convolution import NUMBER
 from ..optim import Adam
 from ..physics import LearnedPSF
-from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, live, replaced
+from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, live, replaced, to_learn
 from ..recipes import Recipe
-from ..unet import unet_forward
+from .bracket import LOST, bracketed, part_of
+from .image_sets import Images
 
 RATE, BETAS = 0.05, (0.9, 0.99)
 START = 0.15  # of the training, before which nothing is learned
 SETTLED = 0.25  # of the training, at its end: what is averaged
-STEP = 0.1  # of log σ, for a derivative
-UNKNOWN = 3.0  # times the error that log σ would have, were the sharp image known
-METHOD = 0.06  # standard error of log σ by the method, over images (python -m bench blind)
 OWN = ("own_rate", "own_root")  # numbers of a step
+
+
+def bracket(model: Any, image: Array | Images, masked: Array | None) -> float:
+    """Let the physics of a model, if it is to be learned, start from what an image (of a set, the
+    first) says of its width. Gives the standard error of log σ."""
+    g = to_learn(model.physics)
+    if g is None:
+        return LOST
+    if isinstance(image, Images):
+        part = part_of(image.shapes[0][1:])
+        box = [s.start for s in part], [s.stop - s.start for s in part]
+        masked = image.masked(0, *box)
+        image, masked = image.box(0, *box)[None], None if masked is None else masked[None]
+    start, error = bracketed(g, image, masked, model.seed)
+    model.physics = replaced(model.physics, g, start)
+    return error
 
 
 class PSFLearning:
@@ -45,8 +59,10 @@ class PSFLearning:
         Of each step: the parameters, and the gradient by them in units of the loss.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, steps: int, like: Array) -> None:
-        self.model, self.steps, self.trace = model, steps, []
+    def __init__(
+        self, model: Any, recipe: Recipe, steps: int, like: Array, error: float = LOST
+    ) -> None:
+        self.model, self.steps, self.trace, self.error = model, steps, [], error
         self.g, self.live = live(model.physics, like)
         if self.live is None:
             return
@@ -118,32 +134,16 @@ class PSFLearning:
         self.live.parameters[...] = moved(arrays["learned"].astype(np.float32), self.guess)
         self.trace = trace.tolist()
 
-    def finish(self, training: Any) -> None:
-        """Leave what was learned in the model of a `Training`, whose network is done."""
+    def finish(self) -> None:
+        """Leave what was learned in the model, whose network is done."""
         begin = int(START * self.steps)
         settled = max(int(SETTLED * self.steps), 1)
         last = np.array(self.trace[max(begin, len(self.trace) - settled) :])
         if not len(last):
             return
         source, model = self.live.source, self.model
-        y = next(iter(training.source.every()))
-        x, _ = unet_forward(training._shown(y), model.parameters, net=training.net,
-                            statistics=model.statistics, keep=False)  # fmt: skip
-        noise = noise_model(y, source.psf).level
         found = np.where(self.mask, last[:, :NUMBER].mean(axis=0), source.parameters)
-        error = float(np.hypot(METHOD, UNKNOWN / max(self._information(x, found, noise), 1e-3)))
-        learned = source.found(found, error)
+        learned = source.found(found, self.error)
         if not learned.told:
             log.warning("the image does not tell how wide its blur is: %s", learned)
         model.physics = replaced(model.physics, source, learned)
-
-    def _information(self, x, found, noise):
-        """The square root of Fisher's information on log σ, were the sharp image known."""
-        sides = []
-        for change in (STEP, -STEP):
-            moved_one = np.where(np.isneginf(found), -50.0, found)
-            moved_one[1] += change
-            self.live.parameters[...] = moved(moved_one.astype(np.float32), self.guess)
-            sides.append(self.live.forward(x))
-        slope = (sides[0] - sides[1]) / (2 * STEP)
-        return float(np.sqrt((slope.astype(np.float64) ** 2).sum()) / max(noise, 1e-6))

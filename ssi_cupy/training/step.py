@@ -41,7 +41,7 @@ from .image_noise import mask_for
 from .image_sets import Images
 from .inputs import levels_for
 from .large_image import LargeImage
-from .learning import OWN, PSFLearning
+from .learning import OWN, PSFLearning, bracket
 from .loss_settings import losses_for
 from .network import network_for
 from .patches import VALIDATION_STEP
@@ -83,6 +83,7 @@ class Training:
     ) -> None:
         recipe = self.recipe = model.recipe
         self.model, self.steps, self.seed = model, steps, model.seed
+        error = bracket(model, image, masked)
         self.symmetries = [symmetry.IDENTITY]
         if recipe.augment:
             self.symmetries = allowed_symmetries(model.physics, recipe)
@@ -92,7 +93,7 @@ class Training:
         else:
             self.source, y, shown = of_image(model, image, masked, self.symmetries, source)
         noise = model.noise.in_units(*model.units) if model.noise else None
-        self.learning = PSFLearning(model, recipe, steps, self.source.like)
+        self.learning = PSFLearning(model, recipe, steps, self.source.like, error)
         self.g = forward_model(self.learning.g, recipe, y, *model.units, noise)
         spacing = voxel(model.spacing, 2 if y.shape[2] == 1 and np.size(model.spacing) < 3 else 3)
         ends = self.source.ends() if isinstance(image, Images) else None
@@ -339,7 +340,7 @@ class Training:
             model.parameters, model.statistics = self.parameters, self.statistics
         if self.recipe.calibrate:
             model.statistics = self._calibrated(model.parameters)
-        self.learning.finish(self)
+        self.learning.finish()
 
     def _calibrated(self, parameters):
         """Means and variances over the image with nothing hidden, in all its symmetries."""

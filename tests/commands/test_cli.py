@@ -50,6 +50,30 @@ def test_deconvolve_writes_all_that_was_asked_for(folder, capsys):
     assert not np.array_equal(tiff.read("out.tif").data, tiff.read("denoised.tif").data)
 
 
+@pytest.mark.parametrize("options", [
+    "--psf gaussian", "--na 0.5 --wvl 0.6 --spacing 0.15", "--psf gaussian --na 1 --wvl 0.5",
+])  # fmt: skip
+def test_a_psf_that_nobody_measured_is_learned_and_told(folder, capsys, options):
+    tiff.write("in.tif", picture(32, 32), "YX", {"Y": 0.1, "X": 0.1})
+    assert cli.main(["deconvolve", "in.tif", "-o", "out.tif", *STEPS, *options.split()]) == 0
+    told = capsys.readouterr().out
+    assert "learned: LearnedPSF(" in told and " ± " in told
+    assert np.isfinite(tiff.read("out.tif").data).all()
+
+
+@pytest.mark.parametrize("named, options", [
+    ("--psf", ""), ("--psf", "--psf psf.tif --na 0.5 --wvl 0.6"), ("--wvl", "--na 0.5"),
+    ("--na", "--wvl 0.6"), ("--na", "--na 0 --wvl 0.6 --spacing 0.1"),
+    ("--spacing", "--na 0.5 --wvl 0.6"),
+    ("--na", "--na 1.4 --wvl 0.6 --ni 1.33 --spacing 0.1"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_guess_of_the_psf(folder, capsys, named, options):
+    assert cli.main(["deconvolve", "in.tif", "-o", "out.tif", *STEPS, *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ssi-cupy: error: {named}: expected ") and error.count("\n") == 1
+    assert not Path("out.tif").exists()
+
+
 def test_same_seed_same_bits(folder):
     for out, seed in (("a.tif", "5"), ("b.tif", "5"), ("c.tif", "6")):
         assert deconvolve("--seed", seed, out=out) == 0

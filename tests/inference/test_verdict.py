@@ -74,6 +74,28 @@ def test_a_residual_that_is_not_noise():
     assert said(bands=(50.0, 0.5, 0.5), correlation=0.8) == {"misfit"}
 
 
+@pytest.mark.parametrize(
+    "factor, expected", [(1.0, set()), (1.6, {"psf_wide"}), (1 / 1.6, {"psf_narrow"})]
+)
+def test_a_psf_of_another_width_than_the_blur(factor, expected):
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.random((14, 14)), np.ones((7, 7)))
+    y = degrade.blur(truth, gaussian(2.0), "mirror") + 0.03 * rng.normal(size=truth.shape)
+    numbers = {}
+    reasons = verdict._about_width(y, gaussian(2 * factor), "mirror", 0.03, None, numbers)
+    assert {reason.name for reason in reasons} == expected
+    assert numbers["width"] * factor == pytest.approx(1, rel=0.15)
+    assert numbers["width_low"] < numbers["width"] < numbers["width_high"]
+    chi2 = {"chi2": 1.0, "chi2_error": 0.1}
+    assert "times as wide explain the image as well" in verdict.Verdict((), numbers | chi2).summary
+
+
+def test_a_learned_width_that_is_not_told_is_said():
+    found = ssi_cupy.deconvolve(np.random.default_rng(0).normal(size=(32, 32)), "gaussian", **QUICK)
+    assert not found.psf.told
+    assert "psf_untold" in {reason.name for reason in found.verdict.reasons}
+
+
 def test_held_out_pixels_are_those_of_the_training_and_not_shown():
     image = picture((48, 40)).astype(np.float64)
     found = ssi_cupy.deconvolve(image, PSF, **QUICK)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssi_cupy import psf
+from ssi_cupy import classical, degrade, metrics, psf
+from ssi_cupy.axes import on_grid
 from ssi_cupy.engine.checks import InputError
 
 OIL = {"NA": 1.4, "wvl": 0.52, "ni": 1.515}
@@ -85,6 +86,26 @@ def test_a_computed_psf_resampled_is_what_is_computed_there_and_comes_back(pixel
     rim = (back.shape[1] - 81) // 2
     back = back[:, rim : rim + 81, rim : rim + 81]
     assert abs(back - COMPUTED["microscope"]).sum() < 0.01
+
+
+@pytest.mark.parametrize(
+    "method, options", [("richardson_lucy", {}), ("tv_admm", {}), ("wiener", {"balance": 0.01})]
+)
+@pytest.mark.parametrize("optics", [{"NA": 0.8, "wvl": 0.52, "ni": 1.33}, {**OIL, "NA": 1.3}])
+def test_a_restoration_is_as_good_with_a_psf_of_nearly_the_same_pixels(method, options, optics):
+    pixel, shape = 0.52 / optics["NA"] / 8, (31, 31)
+    near = 1.002 * pixel
+    own, other = (psf.microscope(shape, dxy=dxy, **optics) for dxy in (pixel, near))
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.random((12, 12)) > 0.6, np.ones((8, 8)))
+    blurred = degrade.blur(truth, own, mode="mirror")
+    image = np.clip(blurred + 0.05 * rng.normal(size=truth.shape), 0, None)
+    score = [
+        metrics.psnr(truth, getattr(classical, method)(image, kernel, **options), data_range=1)
+        for kernel in (own, on_grid(other, pixel, near), psf.gaussian(0.5))
+    ]
+    assert abs(score[0] - score[1]) < 0.05
+    assert score[0] - score[2] > 0.5  # so that a PSF matters here
 
 
 def test_prepare_says_what_a_small_size_loses():
