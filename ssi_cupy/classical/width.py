@@ -162,9 +162,10 @@ class _Held:
         return np.minimum(off**2, CAP**2)
 
     def best_weight(self, kernels):
-        """That of the least error of every other width."""
-        some = [self.downhill(psf, WEIGHT) for psf in list(kernels)[::2]]
-        return min(some, key=lambda found: found[1])[0]
+        """That of the least error of all widths but the outermost."""
+        kernels = list(kernels)
+        some = kernels[1:-1] if len(kernels) > 2 else kernels
+        return min((self.downhill(psf, WEIGHT) for psf in some), key=lambda found: found[1])[0]
 
     def downhill(self, psf, at):
         """(the weight of least error, that error): by factors of 2, one way or the other."""

@@ -42,7 +42,7 @@ SHARE = 0.04  # of it
 PIECE = 256  # pixels a side of what the network is applied to, in a volume
 PIECE_3D = 64
 BESIDE = 1.2  # times the network's: the blur, transforms, what is read and written
-RIVAL = 2e-5  # seconds for a pixel of what the rivals are calibrated on, with its margin
+RIVAL = 5e-5  # seconds for a pixel of what classical methods are tried on, with its margin
 AIM = 0.95  # of the limit, as a short measurement is no more certain
 LONGEST = 2  # times the recipe's steps: beyond that they gain nothing worth the time
 
