@@ -35,6 +35,7 @@ from .engine.types import (
 from .files import model_file
 from .files.atomic import check_writable
 from .inference.cost import Cost, Plan, Told
+from .inference.dask_arrays import infer_lazily, is_lazy
 from .inference.masked_image import masked_image
 from .inference.predict import infer
 from .noise import NoiseModel, known_camera
@@ -42,6 +43,7 @@ from .physics import check
 from .random import seed_from
 from .recipes import DEFAULT, Recipe, get
 from .training import checkpoints, loop
+from .training.batches import whole
 from .training.image_noise import spoilt
 from .training.image_sets import Images, Source
 from .training.inputs import NetworkInputs
@@ -179,8 +181,7 @@ class SelfSupervisedInverse:
         progress : bool
             Show a progress bar.
         checkpoint : path, optional
-            Write the state of the training to this file every 100 steps, at the end, and when
-            interrupted.
+            Write the training's state here every 100 steps, at the end, and when interrupted.
         resume : path, optional
             Go on from such a file, to the same bits as without the interruption.
         time_limit : float, optional
@@ -216,10 +217,10 @@ class SelfSupervisedInverse:
     def _train(self, image, masked, steps, callback, progress, checkpoint, resume, plan):
         start, usual = time.perf_counter(), self.recipe.steps
         shapes = image.shapes if isinstance(image, Images) else [image.shape[1:]] * len(image)
-        training_of = functools.partial(Training, self, image, masked=masked)
+        make = functools.partial(Training, self, image, masked=masked, source=whole(len(image)))
         with Precision(self.precision), Progress(steps or usual, progress, self.device) as shown:
-            steps = plan.settle(training_of, [s[1:] for s in shapes], steps, usual)
-            with contextlib.closing(training_of(steps)) as training, Pool():
+            steps = plan.settle(make, [s[1:] for s in shapes], steps, usual)
+            with contextlib.closing(make(steps)) as training, Pool():
                 if resume is not None:
                     checkpoints.load(training, resume)
                 shown.begin(steps, training.done)
@@ -234,12 +235,11 @@ class SelfSupervisedInverse:
         steps: int | None = None,
         mask: Any = None,
         time_limit: float | None = None,
-        progress: bool = False,
     ) -> Cost:
         """What `fit` with these arguments would cost, by some steps that are thrown away."""
         plan = Plan(time_limit, only=True)
         with contextlib.suppress(Told):
-            copy.copy(self).fit(image, steps=steps, mask=mask, progress=progress, time_limit=plan)
+            copy.copy(self).fit(image, steps=steps, mask=mask, progress=False, time_limit=plan)
         return plan.cost
 
     def predict(
@@ -316,6 +316,8 @@ class SelfSupervisedInverse:
     def _infer(self, given, mask, *settings):
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")
+        if is_lazy(given) and all(isinstance(out, bool) for out in settings[:2]):
+            return infer_lazily(copy.copy(self), given, mask, *settings)
         start = time.perf_counter()
         image = masked_image(given, mask, self.outliers)
         found = infer(copy.copy(self), image, *settings)  # a `fit` beside it changes nothing here
@@ -331,8 +333,7 @@ class SelfSupervisedInverse:
     def save(self, path: PathLike) -> None:
         """Write the model to an ``.npz`` file, whole or not at all.
 
-        A forward model that is not of `ssi_cupy.physics` is not written, for it is code: give it
-        to `load` again.
+        A forward model of your own is not written, for it is code: give it to `load` again.
         """
         if self.parameters is None:
             raise InputError("model", "a trained one: call fit first", "an untrained one")

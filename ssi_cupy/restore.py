@@ -6,18 +6,15 @@ its axes, channels and time points (each is restored by itself), pixel sizes, th
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Literal, Unpack, overload
-
-import numpy as np
 
 from . import recipes
 from .axes import blank, blurs, described, letters_and_psfs, on_grid, psf_spacing_of
 from .engine.backend import log, resolve_device
-from .engine.checks import InputError, choice, flag
+from .engine.checks import choice, flag
 from .engine.types import (
     ArrayLike,
     Callback,
@@ -32,10 +29,11 @@ from .engine.types import (
     Spacing,
 )
 from .files import report
-from .inference.attempts import never, worst
+from .inference.attempts import never
 from .inference.cost import Cost, Plan, Told
+from .inference.dask_arrays import in_memory, is_lazy, lazy_as, pixels_of, restore_lazily
 from .inference.settings import Blind, Settings
-from .inference.stack import in_order, restore_each
+from .inference.stack import Restored, Stack, in_order, restore_each
 from .inference.tiling import sizes
 from .inference.verdict import Verdict
 from .inversion import SelfSupervisedInverse
@@ -43,7 +41,7 @@ from .noise import known_camera
 from .ops.pad import MODES
 from .physics import Identity, LearnedPSF, PSFConvolution
 from .recipes import Recipe
-from .training.missing import Mask, separated
+from .training.missing import Mask
 from .training.units import voxel
 
 
@@ -69,6 +67,8 @@ class Restoration:
     uncertainty : array of float32
         Standard deviation of `restored` where the PSF passes, see `inference/uncertainty.py`;
         computed when it is first asked for, which takes as long as the inference.
+    each : dict of Restored
+        Of each image, by its place along T and C: its model, history, seconds and verdict.
     psf : LearnedPSF or None
         What was learned, of the last image: ``sigma``, its relative ``error``, and ``told``.
     """
@@ -83,9 +83,10 @@ class Restoration:
     verdict: Verdict
     image: Float32Array = field(repr=False)
     find_uncertainty: Callable[[], Float32Array] = field(repr=False)
+    each: dict[tuple[int, ...], Restored] = field(default_factory=dict, repr=False)
     settings: dict[str, object] = field(default_factory=dict)
 
-    @functools.cached_property
+    @cached_property
     def uncertainty(self) -> Float32Array:
         return self.find_uncertainty()
 
@@ -152,6 +153,7 @@ def deconvolve(
     rng: Rng = 0,
     axes: str | None = None,
     channel_axis: int | None = None,
+    share: str | None = None,
     mask: Mask = None,
     spacing: Spacing | None = None,
     psf_spacing: Spacing | None = None,
@@ -201,6 +203,9 @@ def deconvolve(
     channel_axis : int, optional
         An axis whose images are restored one by one. So are time points; one that holds a single
         value comes back as it is, with a warning.
+    share : {"T", "C", "TC"}, optional
+        Axes along which images share one training of so many steps, each in turn. By default each
+        has its own. Channels must have one PSF, and are trained on in units of their own.
     mask : array of bool or "nan", optional
         The pixels that say nothing of the sample, as dead or saturated ones and the corners of a
         deskewed stack: True where one is masked, of the image's shape or one that is broadcast to
@@ -218,8 +223,7 @@ def deconvolve(
         many, see `SelfSupervisedInverse.predict`; by default only where memory asks for it.
     device : {"auto", "cpu", "cuda"}
     precision : {"float32", "tf32x3", "tf32"}
-        What wide convolutions may round to use a GPU's tensor cores, see `engine/precision.py`. A
-        CPU rounds to "tf32" likewise, and takes "tf32x3" for "float32".
+        What wide convolutions may round to use a GPU's tensor cores, see `engine/precision.py`.
     gain, read_noise, offset : float, optional
         What is known of the camera, in units of the image: the variance of a pixel with light b is
         ``gain · (b − offset) + read_noise²``. The rest is estimated, see `noise.noise_model`.
@@ -233,9 +237,8 @@ def deconvolve(
     checkpoint, resume : path, optional
         Keep the state of the training in this file; go on from such a file, to the same bits.
     time_limit : float, optional
-        Seconds for all of it, other images and what follows the training included. It takes as
-        many steps as fit, but at most `num_iter` or twice the recipe's; the result's ``steps`` as
-        `num_iter` gives the same bits. With `resume`, as many as fitted when it began.
+        Seconds for all of it: as many steps as fit, at most `num_iter` or twice the recipe's. As
+        `num_iter`, the result's ``steps`` give the same bits. With `resume`, those of that.
     dry_run : bool
         Return the `Cost` of it: measure some steps, and do no more.
     full_output : bool
@@ -253,14 +256,14 @@ def deconvolve(
         A `ValueError` that names the argument that cannot be used.
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
-    pixels, masked = separated(image, mask)
+    pixels, masked = pixels_of(image, mask)
     axes, physics = blurs(pixels, axes, channel_axis, psf, optics, spacing, psf_spacing, mode)
     return _restore(
         image, pixels, masked, axes, physics, "restored", recipe=recipe, num_iter=num_iter, rng=rng,
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, camera=known_camera(gain, read_noise, offset), refine=refine,
         callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
-        time_limit=time_limit, dry_run=dry_run, full_output=full_output,
+        time_limit=time_limit, dry_run=dry_run, share=share, full_output=full_output,
     )  # fmt: skip
 
 
@@ -305,6 +308,7 @@ def denoise(
     rng: Rng = 0,
     axes: str | None = None,
     channel_axis: int | None = None,
+    share: str | None = None,
     mask: Mask = None,
     spacing: Spacing | None = None,
     psf_spacing: Spacing | None = None,
@@ -334,7 +338,7 @@ def denoise(
     Parameters are those of `deconvolve`; `psf` may be None.
     """
     axes, spacing = described(image, axes, channel_axis, spacing)
-    pixels, masked = separated(image, mask)
+    pixels, masked = pixels_of(image, mask)
     axes, psfs = letters_and_psfs(pixels, axes, channel_axis, psf)
     choice(mode, "mode", MODES)
     grids = spacing, psf_spacing_of(psf, psf_spacing, spacing, axes)
@@ -344,57 +348,53 @@ def denoise(
         spacing=spacing, tile_size=tile_size, tile_overlap=tile_overlap, device=device,
         precision=precision, camera=known_camera(gain, read_noise, offset), refine=refine,
         callback=callback, progress=progress, checkpoint=checkpoint, resume=resume,
-        time_limit=time_limit, dry_run=dry_run, full_output=full_output,
+        time_limit=time_limit, dry_run=dry_run, share=share, full_output=full_output,
     )  # fmt: skip
 
 
 def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, rng, spacing,
              tile_size, tile_overlap, device, precision, camera, refine, callback, progress,
-             checkpoint, resume, time_limit, dry_run, full_output):  # fmt: skip
+             checkpoint, resume, time_limit, dry_run, share, full_output):  # fmt: skip
     """Each image of `axes` by itself, in the caller's axis order."""
     resolve_device(device, image)
-    spatial = [a for a in "ZYX" if a in axes]
-    others = [a for a in axes if a not in spatial]
-    order = [axes.index(a) for a in others + spatial]
-    stack = image.transpose(order)
-    masks = None if masked is None else masked.transpose(order)
-    sizes(tile_size, tile_overlap, stack.shape[len(others) :])  # now, not after the training
-    voxel(spacing, len(spatial))
-    places = list(itertools.product(*map(range, stack.shape[: len(others)])))
-    if len(places) > 1 and (checkpoint or resume):
-        name = "checkpoint" if checkpoint else "resume"
-        raise InputError(name, "a single image", f"{len(places)} along {', '.join(others)}")
-    closed = blank(stack, masks, places, others)  # all of them before the first is trained on
-    seed = recipes.seed_from(rng)
     recipe = recipes.get(recipe)
+    image, masked = in_memory(image, masked, axes, recipe, full_output)
+    stack = Stack.of(image, masked, axes)
+    sizes(tile_size, tile_overlap, stack.shape)  # now, not after the training
+    voxel(spacing, len(stack.shape))
+    stack.single(checkpoint=checkpoint, resume=resume)
+    closed = blank(stack.images, stack.masks, stack.places)  # before the first is trained on
+    groups = stack.groups(share, closed, alike=len(physics) == 1 and not camera)
+    seed = recipes.seed_from(rng)
     refine = recipe.refine if refine is None else refine
-    plan = Plan(time_limit, only=flag(dry_run, "dry_run"), trainings=len(places) - len(closed),
-                restored=True)  # fmt: skip
+    plan = Plan(time_limit, only=flag(dry_run, "dry_run"), trainings=len(groups),
+                restored=not is_lazy(image))  # fmt: skip
 
-    def train(number, place, y, mask):
+    def train(number, group):
         plan.begun += not number
-        g = physics[place[others.index("C")]] if len(physics) > 1 else physics[0]
+        g = physics[stack.channel(group[0])] if len(physics) > 1 else physics[0]
         how = replace(recipe, lr=recipe.lr / 2) if number else recipe
         model = SelfSupervisedInverse(g, how, rng=seed + number, device=device, spacing=spacing,
                                       precision=precision, **camera)  # fmt: skip
+        y, mask = stack.together(group, recipe)
         return model.fit(y, mask=mask, steps=num_iter, callback=callback, progress=progress,
                          checkpoint=checkpoint, resume=resume, time_limit=plan)  # fmt: skip
 
     again = never if checkpoint or resume else plan.again
+    tiles = {"tile_size": tile_size, "tile_overlap": tile_overlap}
+    back = partial(in_order, order=stack.back, like=given)
     try:
-        results = restore_each(
-            stack, masks, places, closed, train, refined=refine, again=again, like=image,
-            tile_size=tile_size, tile_overlap=tile_overlap,
-        )  # fmt: skip
+        if is_lazy(image):
+            return back(restore_lazily(stack, groups, closed, train, wanted, **tiles))
+        results = restore_each(stack, groups, closed, train, refined=refine, again=again, **tiles)
     except Told:
         return plan.cost
-    model, verdict = results.model, worst(results.verdicts)
+    model, verdict = results.model, results.verdict
     if verdict.level != "ok" and not full_output:  # else the caller has it
         log.warning("%s", verdict)
-    back = functools.partial(in_order, order=np.argsort(order).tolist(), like=given)
     settings = {"seed": seed, "recipe": model.recipe, "axes": axes, "spacing": spacing,
                 "refine": refine, "precision": precision, "physics": physics}  # fmt: skip
     result = Restoration(back(results.restored), back(results.denoised), model, model.history,
                          results.seconds, len(model.history), model.device, verdict, image,
-                         functools.partial(results.uncertainty, back), settings)  # fmt: skip
-    return result if full_output else getattr(result, wanted)
+                         partial(results.uncertainty, back), results.each, settings)  # fmt: skip
+    return result if full_output else lazy_as(given, getattr(result, wanted))

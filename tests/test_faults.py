@@ -169,7 +169,7 @@ def lost():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_that_was_lost_in_a_finaliser_ends_an_inference_at_the_next_tile(lost, monkeypatch):
-    model, tiles, really = trained(), [], predict._Restored.__call__
+    model, tiles, really = trained(), [], predict.Restored.__call__
 
     def network(self, y, shape):
         tiles.append(y.shape)
@@ -177,7 +177,7 @@ def test_ctrl_c_that_was_lost_in_a_finaliser_ends_an_inference_at_the_next_tile(
             lost()
         return really(self, y, shape)
 
-    monkeypatch.setattr(predict._Restored, "__call__", network)
+    monkeypatch.setattr(predict.Restored, "__call__", network)
     with pytest.raises(KeyboardInterrupt):
         model.predict(picture((200, 200)), tile_size=64, tile_overlap=8)
     assert len(tiles) == 2
@@ -270,16 +270,16 @@ def test_a_prediction_during_a_fit_is_that_of_the_model_before():
 def test_a_fit_that_ends_during_a_prediction_changes_nothing_in_it(monkeypatch):
     model, image, other = trained(), picture((64, 64)), picture((64, 64), seed=5) * 100 + 1000
     options = {"tile_size": 32, "tile_overlap": 8}
-    expected, really, calls = model.predict(image, **options), predict._Restored.__call__, []
+    expected, really, calls = model.predict(image, **options), predict.Restored.__call__, []
 
     def network(one, y, shape):
         calls.append(y.shape)
         if len(calls) == 2:
-            monkeypatch.setattr(predict._Restored, "__call__", really)
+            monkeypatch.setattr(predict.Restored, "__call__", really)
             model.fit(other, steps=2, progress=False)
         return really(one, y, shape)
 
-    monkeypatch.setattr(predict._Restored, "__call__", network)
+    monkeypatch.setattr(predict.Restored, "__call__", network)
     assert np.array_equal(model.predict(image, **options), expected)
 
 

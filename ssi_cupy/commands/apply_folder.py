@@ -13,8 +13,9 @@ import numpy as np
 from ..engine.checks import FileError, InputError, OutOfMemory, choice, path_like
 from ..engine.interrupts import Interrupts
 from ..engine.types import Float32Array, PathLike
-from ..files import tiff
+from ..files import ome_zarr, tiff
 from ..files.atomic import check_writable, same_file
+from ..files.zarr_chunks import Unfinished
 from ..training.image_sets import find, letters_of
 from ..training.progress import counted
 
@@ -38,10 +39,10 @@ def apply(
     ----------
     model : SelfSupervisedInverse
     where : path
-        A TIFF file, a folder, or a pattern as ``data/*.tif``.
+        A TIFF file, a folder, or a pattern as ``data/*.tif``; or a Zarr.
     output : path
         A file for a file, else a folder, which is made where there is none. In it the results have
-        the names of their images, ending in ``.tif``.
+        the names of their images, ending in ``.tif``. Of a Zarr, a Zarr.
     result : {"denoised", "restored"}
         g(f(y)), what the instrument would see without noise, or f(y), what lies before it.
     axes : str, optional
@@ -66,6 +67,8 @@ def apply(
     """
     choice(result, "result", RESULTS)
     path_like(output, "output")
+    if all(str(path).lower().endswith(".zarr") for path in (where, output)):
+        return [_zarr(model, where, output, result, axes)]
     written = [] if written is None else written
     targets = _targets(where, Path(output))
     with Interrupts() as interrupts:
@@ -83,6 +86,22 @@ def apply(
             else:
                 written.append(target)
     return written
+
+
+def _zarr(model, where, output, result, axes):
+    """A Zarr of one image, chunk by chunk: what is written of an interrupted run stays."""
+    unfinished = Unfinished(output, "output")
+    try:
+        image = ome_zarr.read_lazily(where, "image")
+        letters = _letters(image, axes)
+        if set(letters) - set("ZYX"):
+            raise InputError("image", "one of axes Z, Y, X", letters)
+        order = [letters.index(a) for a in "ZYX" if a in letters]
+        function = model.reblur if result == "denoised" else model.predict
+        unfinished.write(function(image.data.transpose(order)), "ZYX"[-len(order) :], image.spacing)
+    finally:
+        unfinished.leave()
+    return Path(output)
 
 
 def restore(

@@ -148,6 +148,34 @@ def learned_psf(args: Any) -> dict[str, Any]:
     return {"psf": args.psf, "optics": given}
 
 
+def stacked(images: Sequence[Any], axes: str) -> tuple[Array, str]:
+    """The pixels of images that share a training, as time points, and the letters of their axes.
+
+    Raises
+    ------
+    InputError
+        Where they are not of one shape.
+    """
+    if len(images) == 1:
+        return images[0].data, axes
+    first = images[0].data.shape
+    for image in images[1:]:
+        if image.data.shape != first:
+            raise InputError("share", "images of one shape", f"{first} and {image.data.shape}")
+    if "T" in axes:
+        return np.concatenate([image.data for image in images], axes.index("T")), axes
+    return np.stack([image.data for image in images]), "T" + axes
+
+
+def part(result: Array, number: int, count: int, axes: str) -> Array:
+    """Of what was `stacked` from that many images with those axes, one image."""
+    if count == 1:
+        return result
+    if "T" not in axes:
+        return result[number]
+    return np.split(result, count, axes.index("T"))[number]
+
+
 def mask_of(given: str | None, axes: str) -> Array | str | None:
     """The mask, with an axis of one pixel for each that the image has and it has not."""
     if given in (None, NAN):

@@ -26,7 +26,7 @@ TYPED = {"image": "IN", "output": "-o", "num_iter": "--steps", "rng": "--seed", 
 OPTIONS = (
     "psf recipe steps seed device precision gain read_noise offset axes spacing psf_spacing mask "
     "mode tile_size tile_overlap dtype compression series checkpoint resume sigma ndim size out "
-    "patch time_limit"
+    "patch time_limit share"
 )
 # What may be wrong with one image of several, and right with the others.
 OF_AN_IMAGE = "IN image axes --axes series psf mask spacing --spacing tile_size --output".split()
@@ -126,27 +126,34 @@ def _denoise(args):
 
 
 def _restore(args, function, outputs):
-    """One image, or each of several by itself, with a training of its own."""
+    """One image; or of several each by itself, with a training of its own, or all by one."""
     from . import arguments
 
     paths, several = arguments.images(args.image)
+    shared = args.share is not None
     if args.dry_run:
-        for path in paths:
-            _restore_one(args, path, function, {})
+        files = [(path, {}) for path in paths]
+        for some in [files] if shared else [[file] for file in files]:
+            _restore_files(args, some, function)
         return 0
     each = arguments.folders(outputs, paths, args.dtype) if several else [outputs]
     if outputs["--output"] is None:  # of denoise: beside IN
         beside = [p.with_name(arguments.target(p, args.dtype, "_denoised")) for p in paths]
         each = [its | {"--output": p} for its, p in zip(each, beside, strict=True)]
+    files = list(zip(paths, each, strict=True))
     if not several:
-        return _restore_one(args, paths[0], function, each[0])
-    for name in ("checkpoint", "resume", "save_model", "report"):
+        return _restore_files(args, files, function)
+    for name in ["checkpoint", "resume", "report"] + ["save_model"] * (not shared):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "a single image", f"{len(paths)}")
+    if shared:
+        _restore_files(args, files, function)
+        print(f"{len(paths)} of {len(paths)} images restored")
+        return 0
     bad, args.written = [], []  # for whoever interrupts
-    for i, (path, its) in enumerate(zip(paths, each, strict=True)):
+    for i, (path, its) in enumerate(files):
         try:
-            _restore_one(args, path, function, its, of=len(paths) - i)
+            _restore_files(args, [(path, its)], function, of=len(paths) - i)
             args.written.append(its["--output"])
         except (InputError, OutOfMemory) as error:
             if getattr(error, "argument", "IN") not in OF_AN_IMAGE:
@@ -164,36 +171,46 @@ def _time_left(args, of=1):
     return max(args.time_limit - (time.perf_counter() - args.began), 1e-3) / of
 
 
-def _restore_one(args, path, function, outputs, of=1):
-    """Read, check all that will be written, train, write."""
-    from .. import recipes
-    from ..files import formats, report
-    from . import arguments
+def _restore_files(args, files, function, of=1):
+    """Read, check all that will be written, train, write. Of several files, all share a training.
 
-    learned = arguments.learned_psf(args)
+    `files` are pairs of a path and its outputs.
+    """
+    from .. import recipes
+    from ..files import formats, ome_zarr, report
+    from . import arguments, chunks
+
+    path, learned = files[0][0], arguments.learned_psf(args)
     known = None if learned else args.psf
-    inputs = {"IN": path, "--psf": known, "--resume": args.resume}
+    inputs = {"IN": [path for path, _ in files], "--psf": known, "--resume": args.resume}
     inputs["--mask"] = args.mask if args.mask != arguments.NAN else None
     kept = {"--checkpoint": args.checkpoint, "--save-model": args.save_model,
             "--report": args.report}  # fmt: skip
-    outputs = {option: target for option, target in outputs.items() if target is not None}
+    files = [(p, {o: t for o, t in its.items() if t is not None}) for p, its in files]
+    outputs = files[0][1]
     how = {option: {"dtype": args.dtype, "compression": args.compression} for option in outputs}
     if "--uncertainty" in how:
         how["--uncertainty"] = {"compression": args.compression}  # float32, whatever the others are
-    for option, target in outputs.items():
-        formats.check_written(target, option, **how[option])
-    arguments.check_outputs(inputs, outputs | kept)
+    for _, its in files:
+        for option, target in its.items():
+            formats.check_written(target, option, **how[option])
+        arguments.check_outputs(inputs, its | kept)
     if args.report is not None:
         report.check(args.report, "--report")
-    image = formats.read(path, "IN", args.series)
+    by_chunks = bool(outputs) and chunks.apply_to(args, path, outputs)
+    read = ome_zarr.read_lazily if by_chunks else formats.read
+    images = [read(path, "IN", args.series) for path, _ in files]
+    image = images[0]
     psf = formats.read(known, "--psf") if known else None
     axes = arguments.axes_of(args.axes or image.axes, image, psf)
     spacing = arguments.spacing_of(args.spacing, "--spacing", image, axes)
     for option, target in outputs.items():
         formats.check_written(target, option, **how[option], axes=axes, shape=image.data.shape)
+    data, letters = arguments.stacked(images, axes)
     options = {
-        "axes": axes,
-        "mask": arguments.mask_of(args.mask, axes),
+        "axes": letters,
+        "share": args.share if len(images) == 1 else "".join({*args.share} | {"T"}),
+        "mask": arguments.mask_of(args.mask, letters),
         "rng": args.seed,
         "device": args.device,
         "precision": args.precision,
@@ -220,9 +237,12 @@ def _restore_one(args, path, function, outputs, of=1):
     if psf is not None:
         options |= arguments.grids(args, spacing, axes, psf)
     options |= learned or {"psf": None if psf is None else psf.data}
-    result = function(image.data, **options)
+    if by_chunks:
+        chunks.restore(function, data, options, outputs["--output"], axes, spacing)
+        return
+    result = function(data, **options)
     if args.dry_run:
-        print(f"{path}: {result}")
+        print(f"{path if len(files) == 1 else f'{len(files)} images'}: {result}")
         return
 
     results = {"--output": result.restored, "--denoised": result.denoised}
@@ -230,15 +250,18 @@ def _restore_one(args, path, function, outputs, of=1):
         results = {"--output": result.denoised}
     if "--uncertainty" in outputs:
         results["--uncertainty"] = result.uncertainty
-    for option, target in outputs.items():
-        formats.write(target, results[option], axes, spacing, like=image, argument=option,
-                      **how[option])  # fmt: skip
+    for number, (_, its) in enumerate(files):
+        for option, target in its.items():
+            part = arguments.part(results[option], number, len(files), axes)
+            formats.write(target, part, axes, spacing, like=images[number], argument=option,
+                          **how[option])  # fmt: skip
     if args.save_model is not None:
         result.model.save(args.save_model)
     if args.report is not None:
         report.write(args.report, result, shlex.join([PROGRAM, *args.argv]), "--report")
     seconds = f"{sum(result.seconds.values()):.0f} s"
-    print(f"{outputs['--output']}: {result.steps} steps in {seconds} on {result.device}")
+    where = outputs["--output"] if len(files) == 1 else os.path.dirname(outputs["--output"])
+    print(f"{where}: {result.steps} steps in {seconds} on {result.device}")
     if result.psf is not None:
         print(f"learned: {result.psf}")
     print(result.verdict)

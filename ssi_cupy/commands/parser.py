@@ -54,6 +54,8 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     add("--compression", metavar="NAME", help="of OUT: zlib (default: none)")
     add("--recipe", metavar="NAME", help="one of " + ", ".join(recipes.names()))
     add("--axes", metavar="LETTERS", help="as ZYX or TCYX (default: what the TIFF says)")
+    add("--share", metavar="AXES", help="T, C or TC: time points, channels share one training; of "
+        "several IN, all of them do (default: each has its own)")  # fmt: skip
     add("--spacing", type=numbers, metavar="Z,Y,X", help="µm per pixel (default: the TIFF's)")
     add("--psf-spacing", type=numbers, metavar="Z,Y,X", help="the same of the PSF")
     add("--mask", metavar="FILE", help="not 0 where IN says nothing; or: nan, for where it is NaN")

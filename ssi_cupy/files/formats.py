@@ -49,7 +49,7 @@ def check_written(
     if ending == ".zarr" and os.path.lexists(path):
         raise FileError(argument, "a name that is free, for a folder", f"{str(path)!r}")
     if ending == ".zarr":
-        ome_zarr._zarr(path, argument)
+        ome_zarr.needs_zarr(path, argument)
     if compression is not None and ending in (".npy", ".png"):
         raise InputError("compression", f"none, for a file {ending}", repr(compression))
     if ending != ".png":

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..engine.checks import FileError, path_like
-from ..engine.types import Array, PathLike
+from ..engine.types import Array, DTypeLike, PathLike, Shape
 from .atomic import unwritable
 from .tiff import Image, micrometres
 
 KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 
 
-def _zarr(path, argument):
+def needs_zarr(path: PathLike, argument: str) -> Any:
+    """The package, or a `FileError` where it is not installed."""
     try:
         import zarr
     except ImportError:
@@ -39,7 +40,22 @@ def read(path: PathLike, argument: str = "path", series: int | None = None) -> I
     FileError
         Also where zarr is not installed.
     """
-    zarr = _zarr(path, argument)
+    return _read(path, argument, series, lambda array: np.asarray(array[...]))
+
+
+def read_lazily(path: PathLike, argument: str = "path", series: int | None = None) -> Image:
+    """`read`, with the pixels as a Dask array of the chunks that the file has."""
+
+    def lazy(array):
+        import dask.array
+
+        return dask.array.from_zarr(array)
+
+    return _read(path, argument, series, lazy)
+
+
+def _read(path, argument, series, pixels):
+    zarr = needs_zarr(path, argument)
     expected = "a readable OME-Zarr image, or a Zarr array"
     if not os.path.isdir(path_like(path, argument)):
         raise FileError(argument, expected, f"{str(path)!r}, which is no folder")
@@ -50,8 +66,7 @@ def read(path: PathLike, argument: str = "path", series: int | None = None) -> I
         if not found and not hasattr(node, "shape"):
             raise FileError(argument, expected, f"{str(path)!r}, a group with no multiscales")
         scales = found[_number(series, len(found), path)] if found else {}
-        array = node[scales["datasets"][0]["path"]] if scales else node
-        data = np.asarray(array[...])
+        data = pixels(node[scales["datasets"][0]["path"]] if scales else node)
         axes, spacing = _described(scales, data)
     except FileError:
         raise
@@ -112,16 +127,16 @@ def write(
     compression : {"zlib"}, optional
         By default, Zarr's own.
     """
-    zarr = _zarr(path, argument)
-    order = "".join(a for a in "TCZYX" if a in axes)
-    if len(order) != len(axes):
-        raise FileError("axes", "letters of T C Z Y X, for OME-Zarr", repr(axes))
+    needs_zarr(path, argument)
+    order = axis_order(axes)
     data = np.ascontiguousarray(data.transpose([axes.index(a) for a in order]))
     scratch = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     try:
         try:
-            group = _with_array(zarr, str(scratch), data, compression)
-            group.attrs["multiscales"] = [_multiscales(order, spacing, name or Path(path).stem)]
+            planes = (1,) * (data.ndim - 2) + data.shape[-2:]
+            how = order, spacing, name or Path(path).stem, compression
+            array = make(scratch, data.shape, data.dtype, planes, *how)
+            array[...] = data
             os.rename(scratch, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -129,19 +144,38 @@ def write(
         raise unwritable(path, argument, error) from error
 
 
-def _with_array(zarr, path, data, compression):
-    """A group of Zarr's format 2, which is that of NGFF 0.4, with the array "0" in it."""
-    options = {"chunks": (1,) * (data.ndim - 2) + data.shape[-2:]}
+def axis_order(axes: str) -> str:
+    """The letters of some axes in the order of OME-Zarr."""
+    order = "".join(a for a in "TCZYX" if a in axes)
+    if len(order) != len(axes):
+        raise FileError("axes", "letters of T C Z Y X, for OME-Zarr", repr(axes))
+    return order
+
+
+def make(
+    path: PathLike,
+    shape: Shape,
+    dtype: DTypeLike,
+    chunks: Shape,
+    axes: str,
+    spacing: Mapping[str, float],
+    name: str,
+    compression: str | None = None,
+) -> Any:
+    """An OME-Zarr folder with an empty array, which is returned. Others are those of `write`."""
+    import zarr
+
+    options = {}
     if compression:
         from numcodecs import Zlib
 
         options["compressors"] = Zlib()
-    group = zarr.open_group(path, mode="w", zarr_format=2)
+    # Zarr's format 2 is that of NGFF 0.4.
+    group = zarr.open_group(os.fspath(path), mode="a", zarr_format=2)
+    group.attrs["multiscales"] = [_multiscales(axes, spacing, name)]
     encoding = {"name": "v2", "separator": "/"}
-    array = group.create_array("0", shape=data.shape, dtype=data.dtype, **options,
-                               chunk_key_encoding=encoding)  # fmt: skip
-    array[...] = data
-    return group
+    return group.create_array("0", shape=shape, dtype=dtype, chunks=chunks, **options,
+                              chunk_key_encoding=encoding, overwrite=True)  # fmt: skip
 
 
 def _multiscales(axes, spacing, name) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from ..engine.checks import InputError, positive
 from ..engine.memory import held_memory
 from ..engine.types import Shape
 from ..physics import PSFConvolution
+from ..training.batches import MOST_MEASURED
 from ..training.patches import CALIBRATION_PATCHES
 from ..training.progress import in_words
 from ..unet import unet_forward
@@ -90,8 +91,8 @@ class Plan:
         Seconds for all of it, from now on.
     only : bool
         Whether the cost is all that is wanted: nothing is trained, and `Told` is raised.
-    trainings, images : int
-        How many there are to be trained, and to be restored by each.
+    trainings : int
+        How many there are to be.
     restored : bool
         Whether images are restored and judged after a training.
 
@@ -110,13 +111,11 @@ class Plan:
         *,
         only: bool = False,
         trainings: int = 1,
-        images: int = 1,
         restored: bool = False,
     ) -> None:
         self.start, self.before = time.perf_counter(), held_memory()
         self.limit = None if time_limit is None else positive(time_limit, "time_limit")
-        self.only, self.trainings, self.images = only, trainings, images
-        self.restored = restored
+        self.only, self.trainings, self.restored = only, trainings, restored
         self.begun, self.steps = 0, None
         self.cost: Any = None
         self.shapes: list[tuple[int, ...]] = []
@@ -191,15 +190,18 @@ class Plan:
 
     def _of(self, training, measured):
         """(seconds of a step, those that follow by the number of steps, bytes in all)."""
-        model, recipe, pixels = training.model, training.recipe, self.pixels
-        part = recipe.at_once if any(map(recipe.sees_a_part, self.shapes)) else pixels
-        passed = min(CALIBRATION_PATCHES * part, len(training.symmetries) * pixels)
+        model, recipe, count = training.model, training.recipe, len(self.shapes)
+        pixels = self.pixels / count  # of one image
+        large = any(map(recipe.sees_a_part, self.shapes))
+        part = recipe.at_once if large else pixels
+        batches = CALIBRATION_PATCHES if large else MOST_MEASURED
+        passed = min(batches * part, len(training.symmetries) * self.pixels)
         passed *= bool(recipe.calibrate)
         if self.restored:
             judged = bool(recipe.validation) * part
-            passed += self.images * len(model.symmetries) * (pixels + judged)
+            passed += count * len(model.symmetries) * (pixels + judged)
         beside = BESIDE * passed * _pass_seconds(training)
-        rivals = RIVAL * self.images * _rival_pixels(model.physics, self.shapes[0]) * self.restored
+        rivals = RIVAL * count * _rival_pixels(model.physics, self.shapes[0]) * self.restored
 
         def follows(steps):
             return beside + rivals * (steps >= RIVALS_FROM)

@@ -42,7 +42,7 @@ def masked_image(image: Any, mask: Mask, find: Find = nothing) -> Any:
         looks = find is not nothing and find(np.zeros((1,) * there.ndim)) is not None
         if mask is None and own is None and not looks:
             return by_slices(image, "image")
-        return _Filled(there, mask, find)
+        return Filled(there, mask, find)
     pixels, masked = separated(image, mask)
     if pixels.size > AT_ONCE and not (masked is None and find is nothing):
         return _by_slabs(pixels, masked, find)
@@ -51,7 +51,7 @@ def masked_image(image: Any, mask: Mask, find: Find = nothing) -> Any:
 
 def _by_slabs(pixels, masked, find):
     """A copy of a large array, filled, in its own dtype: what stands for a pixel is another."""
-    lazy, found = _Filled(host(pixels), masked, find), np.empty(pixels.shape, pixels.dtype)
+    lazy, found = Filled(host(pixels), masked, find), np.empty(pixels.shape, pixels.dtype)
     axis = int(np.argmax(pixels.shape))
     step = max(1, AT_ONCE * pixels.shape[axis] // pixels.size)
     for first in range(0, pixels.shape[axis], step):
@@ -77,11 +77,11 @@ def _filled(pixels, masked, find):
     return moved(y.reshape(pixels.shape), pixels)
 
 
-class _Filled:
+class Filled:
     """Something that is read by slices, and filled with what lies up to `BEYOND` pixels away; from
     further away only where all of that is masked."""
 
-    def __init__(self, image, mask, find=nothing):
+    def __init__(self, image: Any, mask: Any, find: Find = nothing) -> None:
         self.image, self.shape, self.find = image, tuple(image.shape), find
         self.dtype, self.ndim = np.dtype(np.float64), image.ndim
         self.mask = mask
@@ -92,7 +92,7 @@ class _Filled:
         elif mask not in (None, "nan"):
             as_mask(mask, self.shape)  # says what is wrong
 
-    def __getitem__(self, box):
+    def __getitem__(self, box: tuple[slice, ...]) -> Array:
         box = [slice(*s.indices(n)) for s, n in zip(box, self.shape, strict=True)]
         beyond, farthest = BEYOND, 4 * max(self.shape)
         part, masked, inside = self._around(box, beyond)

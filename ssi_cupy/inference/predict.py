@@ -13,7 +13,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from ..engine.checks import InputError, numbers, real_array, representable
 from ..engine.gpu.graph import Capture
 from ..engine.interrupts import Interrupts
 from ..engine.precision import Precision
-from ..engine.types import Array, ArrayLike, Sizes, Sliceable
+from ..engine.types import Array, ArrayLike, Shape, Sizes, Sliceable
 from ..ops.pad import index_map
 from ..physics import apply
 from ..training.forward_model import margin_of, reach_of, wraps
@@ -61,48 +63,30 @@ def infer(
     restored, reblurred : array or None
     """
     image = numbers(by_slices(image, "image"), "image", ndim=(2, 3, 5))
-    shape = (1,) * (5 - image.ndim) + tuple(image.shape)
-    if shape[1] != model.net.outputs:
-        raise InputError("image", f"{model.net.outputs} channels", f"{shape[1]}")
-    if (shape[2] > 1) != (model.net.ndim == 3):
-        expected = f"a {model.net.ndim}-D image, as the model was trained on"
-        raise InputError("image", expected, f"shape {tuple(image.shape)}")
-    if any(n < least for n, least in zip(shape[2:], model.net.smallest, strict=True)):
-        expected = f"at least {model.net.smallest} pixels along (Z, Y, X), as the network pools"
-        raise InputError("image", expected, f"shape {tuple(image.shape)}")
-    margin = margin_of(model.physics, model.recipe, shape[2:])
-    local = _locality(model.physics) if reblurred is not False else (0, 0, 0)
-    given = _given(tile_size, tile_overlap, image.shape)
-    frame = tuple(n + 2 * m for n, m in zip(shape[2:], margin, strict=True))
-    fits = memory(model.net, shape[0] * math.prod(frame)) <= free_memory(model.parameters) / 2
-    pieces = _pieces(model, shape[2:], frame, local or (0, 0, 0), fits, *given)
-    whole = fits and len(pieces) == 1
-    by_tile = whole or local is not None
-    if not by_tile and restored is False:
-        restored, unwanted = True, True
-    else:
-        unwanted = False
+    cut = Cut.of(model, image.shape, reblurred is not False, tile_size, tile_overlap)
+    unwanted = not cut.by_tile and restored is False
+    restored = True if unwanted else restored
     restored, reblurred = (_output(out, image, model.units) for out in (restored, reblurred))
-    batches = [slice(None)] if whole else [slice(n, n + 1) for n in range(shape[0])]
-    often = Counter(_shape(tile) for _ in batches for tile in pieces)
+    often = Counter(tile.shape for _, tile in cut.pieces())
     with (
         Pool(),
         Precision(model.precision),
         Interrupts() as interrupts,
-        _Restored(model, [shape for shape, runs in often.items() if runs >= OFTEN]) as restored_of,
+        Restored(model, [shape for shape, runs in often.items() if runs >= OFTEN]) as restored_of,
     ):
-        for batch, tile in itertools.product(batches, pieces):
+        for batch, tile in cut.pieces():
             interrupts.check()
-            x = restored_of(_read(image, batch, tile, margin), _shape(tile))
+            window = cut.window(batch, tile)
+            x = restored_of(window.of(image[window.box]), tile.shape)
             if restored is not None:
-                tile.add(_part(restored, batch), x.astype(np.float32), margin)
-            if reblurred is not None and by_tile:
+                tile.add(_part(restored, batch), x.astype(np.float32), cut.margin)
+            if reblurred is not None and cut.by_tile:
                 x = apply(model.physics, x)
-                tile.add(_part(reblurred, batch), x.astype(np.float32), margin)
+                tile.add(_part(reblurred, batch), x.astype(np.float32), cut.margin)
             del x  # its memory is the next one's
             for array in (image, restored, reblurred):
                 tiling.release(array)
-    if not by_tile:
+    if not cut.by_tile:
         x = moved(np.ascontiguousarray(host(_part(restored)[...]), np.float32), model.parameters)
         _part(reblurred)[...] = moved(apply(model.physics, x), reblurred)
     return None if unwanted else restored, reblurred
@@ -134,8 +118,8 @@ def _given(tile_size, tile_overlap, shape):
     return [v and (n,) * (3 - len(v)) + v for n, v in zip(fill, found, strict=True)]
 
 
-def _pieces(model, shape, frame, local, fits, tile_size, tile_overlap):
-    """The tiles of the frame, in order; a single one where it fits into memory."""
+def _tiles(model, shape, frame, local, fits, most, tile_size, tile_overlap):
+    """The tiles of the frame, in order, a single one where it fits into memory; their halo."""
     net = model.net
     reach = tuple(map(sum, zip(net.reach, model.inputs.reach, local, strict=True)))
     step = net.smallest
@@ -145,8 +129,8 @@ def _pieces(model, shape, frame, local, fits, tile_size, tile_overlap):
     exact = tuple(2 * far for far in reach)
     if tile_size is None:
         if fits:
-            return tiling.tiles(frame, frame)
-        most = min(free_memory(model.parameters) / 2, tiling.MOST) - memory(net, 0)
+            return tiling.tiles(frame, frame), exact
+        most = min(most, tiling.MOST) - memory(net, 0)
         most = max(most / (memory(net, 1) - memory(net, 0)), 1.0)
         tile_size, overlap = tiling.choose(frame, reach, most)
     else:  # a tile that holds the image holds its margin too
@@ -163,50 +147,133 @@ def _pieces(model, shape, frame, local, fits, tile_size, tile_overlap):
             *("×".join(map(str, some[frame[0] == 1 :])) for some in (tile_size, overlap, exact)),
         )
     blind = tuple(0 if s else far for s, far in zip(short, reach, strict=True))
-    return tiling.tiles(frame, tile_size, overlap, step=step, blind=blind)
+    return tiling.tiles(frame, tile_size, overlap, step=step, blind=blind), exact
 
 
-def _read(image, batch, tile, margin):
-    """The pixels of a tile of the frame, (N, C, Z, Y, X) in float64."""
-    sizes = ((1, 1, 1) + tuple(image.shape))[-3:]
-    maps = [
-        index_map(n, m, m, "mirror", n + 2 * m)[box]
-        for n, m, box in zip(sizes, margin, tile.box, strict=True)
-    ]
-    window = [slice(int(i.min()), int(i.max()) + 1) for i in maps]
-    y = host(image[(batch, slice(None), *window)[-image.ndim :]])
-    y = real_array(np.asarray(y), "image").astype(np.float64)
-    y = y.reshape((1,) * (5 - y.ndim) + y.shape)
-    for axis, (i, part) in enumerate(zip(maps, window, strict=True), start=2):
-        if len(i) != y.shape[axis] or i[0] != part.start:
-            y = y.take(i - part.start, axis)
-    return y
+@dataclass(frozen=True)
+class Window:
+    """What is read of an image for a tile: the slices `box`; and what its frame makes of that."""
+
+    box: tuple[slice, ...]
+    maps: list[Array]  # for each of Z, Y, X: which pixel of the image each of the tile's is
+
+    def of(self, y: Array) -> Array:
+        """The pixels of the tile, (N, C, Z, Y, X) in float64, of those in `box`."""
+        y = real_array(np.asarray(host(y)), "image").astype(np.float64)
+        y = y.reshape((1,) * (5 - y.ndim) + y.shape)
+        for axis, i in enumerate(self.maps, start=2):
+            first = int(i.min())
+            if len(i) != y.shape[axis] or i[0] != first:
+                y = y.take(i - first, axis)
+        return y
 
 
-def _shape(tile):
-    return tuple(box.stop - box.start for box in tile.box)
+@dataclass(frozen=True)
+class Cut:
+    """How an image is restored: whole, or tile by tile.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the image.
+    margin : (int, int, int)
+        Of the frame around it.
+    tiles : list of Tile
+        Of the frame.
+    halo : (int, int, int)
+        By how much tiles overlap where their seams are to leave no trace.
+    whole : bool
+        Whether all images of a batch are restored at once.
+    by_tile : bool
+        Whether g(f(y)) can be told of a tile of f(y).
+    """
+
+    shape: tuple[int, ...]
+    margin: Shape
+    tiles: list[tiling.Tile]
+    halo: Shape
+    whole: bool
+    by_tile: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        shape: Shape,
+        reblurred: bool,
+        tile_size: Sizes | None = None,
+        tile_overlap: Sizes | None = None,
+        most: float | None = None,
+    ) -> Self:
+        """The cut of an image of `shape` into tiles that fit into memory.
+
+        Parameters
+        ----------
+        model : SelfSupervisedInverse
+        shape : tuple of int
+            (Y, X), (Z, Y, X) or (N, C, Z, Y, X).
+        reblurred : bool
+            Whether g(f(y)) is wanted too.
+        tile_size, tile_overlap : int or tuple of int, optional
+        most : float, optional
+            Bytes that a tile may take; by default half of what is free.
+        """
+        given, five = shape, (1,) * (5 - len(shape)) + tuple(shape)
+        if five[1] != model.net.outputs:
+            raise InputError("image", f"{model.net.outputs} channels", f"{five[1]}")
+        if (five[2] > 1) != (model.net.ndim == 3):
+            expected = f"a {model.net.ndim}-D image, as the model was trained on"
+            raise InputError("image", expected, f"shape {tuple(shape)}")
+        if any(n < least for n, least in zip(five[2:], model.net.smallest, strict=True)):
+            expected = f"at least {model.net.smallest} pixels along (Z, Y, X), as the network pools"
+            raise InputError("image", expected, f"shape {tuple(shape)}")
+        margin = margin_of(model.physics, model.recipe, five[2:])
+        local = _locality(model.physics) if reblurred else (0, 0, 0)
+        sizes = _given(tile_size, tile_overlap, shape)
+        frame = tuple(n + 2 * m for n, m in zip(five[2:], margin, strict=True))
+        most = free_memory(model.parameters) / 2 if most is None else most
+        fits = memory(model.net, five[0] * math.prod(frame)) <= most
+        tiles, halo = _tiles(model, five[2:], frame, local or (0, 0, 0), fits, most, *sizes)
+        whole = fits and len(tiles) == 1
+        return cls(tuple(given), margin, tiles, halo, whole, whole or local is not None)
+
+    def pieces(self) -> Iterator[tuple[slice, tiling.Tile]]:
+        """(which images of the batch, which tile) in the order in which they are to be added."""
+        count = 1 if len(self.shape) < 5 else self.shape[0]
+        batches = [slice(None)] if self.whole else [slice(n, n + 1) for n in range(count)]
+        return itertools.product(batches, self.tiles)
+
+    def window(self, batch: slice, tile: tiling.Tile) -> Window:
+        """What is read for a tile of some images."""
+        sizes = ((1, 1, 1) + self.shape)[-3:]
+        maps = [
+            index_map(n, m, m, "mirror", n + 2 * m)[box]
+            for n, m, box in zip(sizes, self.margin, tile.box, strict=True)
+        ]
+        inside = [slice(int(i.min()), int(i.max()) + 1) for i in maps]
+        return Window((batch, slice(None), *inside)[-len(self.shape) :], maps)
 
 
-class _Restored:
+class Restored:
     """f(y) of tiles in the image's units, on the device of the model.
 
     On a GPU, tiles of the shapes that come `often` are restored by a CUDA graph.
     """
 
-    def __init__(self, model, often):
+    def __init__(self, model: Any, often: Sequence[Shape] = ()) -> None:
         self.model, self.often = model, often
         self.capture = Capture(is_cupy(model.parameters) and model.graph)
         self.places = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.capture.__enter__()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.capture.__exit__(*error)
         self.capture.close()
 
-    def __call__(self, y, shape):
+    def __call__(self, y: Array, shape: Shape) -> Array:
         offset, scale = self.model.units
         like = self.model.parameters
         y = moved(normalised(y, offset, scale, like.dtype), like)

@@ -27,6 +27,7 @@ class Settings(TypedDict, total=False):
     rng: Rng
     axes: str | None
     channel_axis: int | None
+    share: str | None
     mask: Mask
     spacing: Spacing | None
     psf_spacing: Spacing | None

@@ -62,6 +62,10 @@ class Tile:
         """The slices that cut it out of the image."""
         return tuple(map(slice, self.start, self.stop))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in zip(self.start, self.stop, strict=True))
+
     def add(self, out: Array, values: Array, origin: Shape | None = None) -> None:
         """Add the weighted `values` to `out`; tiles must come in the order of `tiles`.
 

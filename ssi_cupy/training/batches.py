@@ -24,7 +24,7 @@ pixel is always hidden, and not inside (see `missing.py`).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from ..random import Stream, pick
 from ..symmetry import Symmetry
 from . import missing
 from .missing import seen, transformed
+
+MOST_MEASURED = 64  # images in a symmetry each, that statistics are measured on
 
 
 class WholeImage:
@@ -93,6 +95,10 @@ class WholeImage:
             self.missing.write(*(transformed(n, shape, transform) for n in self.pixels))
         self._drawn, self._into = transform, y
 
+    def forget(self) -> None:
+        """The arrays that it has drawn into hold something else by now."""
+        self._drawn = None
+
     def every(self) -> Iterator[Array]:
         """The image in all its symmetries."""
         for transform in self.symmetries:
@@ -105,3 +111,72 @@ class WholeImage:
 
     def _symmetry(self, step):
         return self.symmetries[pick(len(self.symmetries), self.seed, Stream.SYMMETRY, step)]
+
+
+class ImagesInTurn:
+    """One of several images of a size in every step, whole and transformed by a symmetry.
+
+    Image after image, so that each is seen as often; of all the same pixels are kept for
+    validation, so far as they are not masked.
+
+    Parameters
+    ----------
+    y : (N, C, Z, Y, X) array of float32
+        In units of the training.
+    masked : (N, 1, Z, Y, X) array of bool, on the CPU, optional
+
+    Others are those of `WholeImage`.
+    """
+
+    def __init__(
+        self,
+        y: Array,
+        *,
+        validation: float,
+        symmetries: Sequence[Symmetry] = (symmetry.IDENTITY,),
+        seed: int = 0,
+        masked: Array | None = None,
+    ) -> None:
+        self.like, self.shape = y, (1, *y.shape[1:])
+        options = {"validation": validation, "symmetries": symmetries, "seed": seed}
+        masks = [None] * len(y) if masked is None else [masked[i : i + 1] for i in range(len(y))]
+        self.images = [
+            WholeImage(y[i : i + 1], masked=mask, **options) for i, mask in enumerate(masks)
+        ]
+        self.mean = float(np.mean([image.mean for image in self.images]))
+        self.missing, self.checks, self._drawn = None, 0, None
+        if masked is not None:
+            most = max(len(image.pixels[0]) for image in self.images)
+            self.missing = missing.Missing(most, y)
+            for image in self.images:
+                image.missing = self.missing
+
+    def shape_of(self, step: int) -> Shape:
+        """The batch's shape in a step."""
+        return self.images[0].shape_of(step)
+
+    def draw(self, step: int, y: Array, validation: Array, inside: Array) -> None:
+        """Fill the three with the next image."""
+        image = self.images[step % len(self.images)]
+        if self._drawn is not image:
+            image.forget()
+        image.draw(step, y, validation, inside)
+        self._drawn = image
+
+    def every(self) -> Iterator[Array]:
+        """The images in all their symmetries; of very many, as many of these evenly."""
+        images, ways = len(self.images), len(self.images[0].symmetries)
+        for j in range(min(images * ways, MOST_MEASURED)):
+            i = j % images if images <= MOST_MEASURED else j * images // MOST_MEASURED
+            image = self.images[i]
+            yield symmetry.apply(image.y, image.symmetries[(j // images + i) % ways])
+
+    def fingerprint(self) -> str:
+        """Those of all images."""
+        told = repr([image.fingerprint() for image in self.images])
+        return f"{len(self.images)} images, crc {zlib.crc32(told.encode()):08x}"
+
+
+def whole(count: int) -> Callable[..., WholeImage | ImagesInTurn]:
+    """The source of batches of so many whole images."""
+    return WholeImage if count == 1 else ImagesInTurn

@@ -103,13 +103,13 @@ def _identity(training):
         "steps": training.steps,
         "precision": training.model.precision,
         "camera": training.model.camera,
-        "physics": _fingerprint(training.model.physics),
+        "physics": fingerprint(training.model.physics),
         "image": training.source.fingerprint(),
         "network": json.loads(model_file.describe(training.net)),  # the voxels' shape is in it
     }
 
 
-def _fingerprint(g):
+def fingerprint(g: Any) -> str:
     """A forward model's name and a checksum of all its settings; of a user's own, the name."""
     try:
         values = to_dict(g)

@@ -262,12 +262,26 @@ def of_one(array: Any, mask: Any = None) -> Images:
     mask : array of bool, or "nan", optional
         The pixels that say nothing.
     """
-    held = Slices(numbers(by_slices(array, "image"), "image", ndim=(2, 3, 5)))
-    if mask is not None and not isinstance(mask, str):
-        mask = Slices(by_slices(mask, "mask"))
-    image = Image("image", held.shape, np.dtype(held.array.dtype), lambda: held, masked=mask)
-    image.look()
-    return Images([image])
+    return of_several([array], [mask])
+
+
+def of_several(arrays: Sequence[Any], masks: Sequence[Any]) -> Images:
+    """The `Images` of arrays, each with its mask or None, as of `of_one`."""
+    found = []
+    for number, (array, mask) in enumerate(zip(arrays, masks, strict=True)):
+        held = Slices(numbers(by_slices(array, "image"), "image", ndim=(2, 3, 5)))
+        if mask is not None and not isinstance(mask, str):
+            mask = Slices(by_slices(mask, "mask"))
+        name = "image" if len(arrays) == 1 else f"image {number}"
+        read = functools.partial(_itself, held)
+        image = Image(name, held.shape, np.dtype(held.array.dtype), read, masked=mask)
+        image.look()
+        found.append(image)
+    return Images(found)
+
+
+def _itself(held):
+    return held
 
 
 def _of_array(array, name, mask):

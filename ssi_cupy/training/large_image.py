@@ -1,4 +1,4 @@
-"""One image that is too large to be looked at whole in every step: each looks at a part of it.
+"""An image that is too large to be looked at whole in every step: each looks at a part of it.
 
 What a step costs does not grow with the image then, nor does memory, as parts are read by slices
 from wherever the image is: an array, a memory-mapped file, Zarr or Dask. They are the patches of
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..engine.backend import empty, log
+from ..engine.checks import InputError
 from ..engine.types import Array, Shape
 from ..masking import validation_pixels
 from ..noise import NoiseModel, outliers
@@ -46,12 +47,12 @@ SAMPLES, SAMPLE = 9, {2: (1, 256, 256), 3: (48, 96, 96)}  # boxes that noise is 
 
 
 class LargeImage(Patches):
-    """Random patches of one large image.
+    """Random patches of a large image; of several, of one after the other.
 
     Parameters
     ----------
     images : Images
-        Of a single one.
+        Of one shape, and all in one unit.
     recipe : Recipe
         Of which ``at_once`` says how many pixels a step looks at.
     reach, margin : three of int
@@ -75,6 +76,9 @@ class LargeImage(Patches):
         wrap: bool = False,
     ) -> None:
         channels, *shape = images.shapes[0]
+        if len({*images.shapes}) > 1:
+            expected = "images of one shape, for a recipe without a patch"
+            raise InputError(images.argument, expected, " and ".join(map(str, {*images.shapes})))
         self.images, self.like, self.home = images, like, None  # it is on the CPU
         self.ndim = 2 if shape[0] == 1 else 3
         self.geometry = geometry(tuple(shape), recipe.at_once, reach, margin, wrap)
@@ -96,12 +100,13 @@ class LargeImage(Patches):
         them is not masked."""
         shape = self.images.shapes[0][1:]
         side = tuple(min(s, n) for s, n in zip(SAMPLE[self.ndim], shape, strict=True))
-        count = min(SAMPLES, -(-math.prod(shape) // math.prod(side)))
+        count = -(-math.prod(shape) // math.prod(side)) * len(self.images)
+        count = min(SAMPLES, count)
         found, hidden = [], []
         for i in range(count):
             at = _place(i, 0, [n - s + 1 for n, s in zip(shape, side, strict=True)])
-            found.append(self._normalised(at, side))
-            hidden.append(self.images.masked(0, at, side))
+            found.append(self._normalised(i % len(self.images), at, side))
+            hidden.append(self.images.masked(i % len(self.images), at, side))
         if any(h is not None for h in hidden):
             masked = np.stack([np.zeros((1, *side), bool) if h is None else h for h in hidden])
             return np.stack(found), missing.seen(np.stack(found), masked)
@@ -126,26 +131,27 @@ class LargeImage(Patches):
         crc = zlib.crc32(repr(self.images.describe()).encode())
         return f"{self.images.shapes[0]}, crc {crc:08x}"
 
-    def _normalised(self, start, shape):
+    def _normalised(self, which, start, shape):
         offset, scale = self.units
-        return ((self.images.box(0, start, shape, self.beyond) - offset) / scale).astype(np.float32)
+        y = self.images.box(which, start, shape, self.beyond)
+        return ((y - offset) / scale).astype(np.float32)
 
     def _size(self, which, validating):
-        return self.images.shapes[0][1:]
+        return self.images.shapes[which][1:]
 
     def _cut(self, which, start, validating):
         shape = self.shape[2:]
-        return self._normalised(start, shape), block_at(self.held_out, start, shape)
+        return self._normalised(which, start, shape), block_at(self.held_out, start, shape)
 
     def _any_masked(self):
         return self.images.any_masked or any(self.geometry.margin)
 
     def _masked(self, which, start, validating):
-        shape, sizes = self.shape[2:], self._size(0, validating)
-        found = self.images.masked(0, start, shape, self.beyond)
+        shape, sizes = self.shape[2:], self._size(which, validating)
+        found = self.images.masked(which, start, shape, self.beyond)
         found = np.zeros((1, *shape), bool) if found is None else found
         if self.noise is not None:
-            y = self.images.box(0, start, shape, self.beyond)[None]
+            y = self.images.box(which, start, shape, self.beyond)[None]
             found = found | outliers(y, self.psf, self.noise)[0].any(axis=0, keepdims=True)
         if any(self.geometry.margin):
             for axis, (a, k, n) in enumerate(zip(start, shape, sizes, strict=True), 1):
@@ -156,16 +162,17 @@ class LargeImage(Patches):
         return found
 
     def _place(self, step, i, validating):
-        shape = self._size(0, validating)
+        number, which = divmod(step, len(self.images))
+        shape = self._size(which, validating)
         key = self.seed & 0xFFFFFFFF, self.seed >> 32
         first = [float(word) / 2**32 for word in philox((0, 0, 0, Stream.CROP), key)[:3]]
-        middle = _place(step, first, shape)
+        middle = _place(number, first, shape)
         at = tuple(
             max(0, min(m - p // 2, n - p))
             for m, p, n in zip(middle, self.geometry.patch, shape, strict=True)
         )
         turn = pick(len(self.symmetries), self.seed, Stream.SYMMETRY, step)
-        return 0, at, self.symmetries[turn]
+        return which, at, self.symmetries[turn]
 
 
 def _place(number, first, sizes):

@@ -47,7 +47,7 @@ def gathered(image: Source, mask: Any, recipe: Recipe) -> tuple[Array | Images, 
         whole = (0, 0, 0), images.shapes[0][1:]
         masked = images.masked(0, *whole)
         return _as_5d(images.box(0, *whole)[None]), None if masked is None else masked[None]
-    if not recipe.patch:
+    if not recipe.patch and not recipe.sees_a_part(images.shapes[0][1:]):
         expected = "one with a patch, for many images, as dataclasses.replace(recipe, patch=128)"
         raise InputError("recipe", expected, f"{recipe.name!r}, for {len(images)} images")
     return images, None
@@ -112,7 +112,7 @@ def of_images(
     """
     recipe, options = model.recipe, _options(model, symmetries)
     options["like"] = on_device(np.zeros(1, np.float32), model.device)
-    if len(images) > 1:
+    if recipe.patch:
         source = ImageSet(images, recipe, **options)
     else:
         options["margin"] = margin_of(model.physics, recipe, images.shapes[0][1:])

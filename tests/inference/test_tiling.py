@@ -234,9 +234,9 @@ def test_too_small_tiles_are_blended_and_say_so(caplog):
 
 def test_an_image_that_fits_is_not_cut(monkeypatch):
     model, image, seen = model_of(UNet(widths=(3, 4)), BLUR), intensities(120, 110), []
-    made, free = predict._Restored.__call__, 2 * predict.memory(model.net, 90**2)
+    made, free = predict.Restored.__call__, 2 * predict.memory(model.net, 90**2)
     counted = lambda m, y, shape: made(m, seen.append(y.size) or y, shape)  # noqa: E731
-    monkeypatch.setattr(predict._Restored, "__call__", counted)
+    monkeypatch.setattr(predict.Restored, "__call__", counted)
     whole = model.predict(image)
     monkeypatch.setattr(predict, "free_memory", lambda like: free)
     cut = model.predict(image)
@@ -246,10 +246,10 @@ def test_an_image_that_fits_is_not_cut(monkeypatch):
 
 def test_many_images_that_fit_one_by_one_are_taken_one_by_one(monkeypatch):
     model, images, seen = model_of(UNet(widths=(3, 4)), BLUR), intensities(3, 1, 1, 60, 50), []
-    made, free = predict._Restored.__call__, 2 * predict.memory(model.net, 80**2)
+    made, free = predict.Restored.__call__, 2 * predict.memory(model.net, 80**2)
     whole = model.restore(images)
     counted = lambda m, y, shape: made(m, seen.append(len(y)) or y, shape)  # noqa: E731
-    monkeypatch.setattr(predict._Restored, "__call__", counted)
+    monkeypatch.setattr(predict.Restored, "__call__", counted)
     monkeypatch.setattr(predict, "free_memory", lambda like: free)
     for result, expected in zip(model.restore(images), whole, strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-5)

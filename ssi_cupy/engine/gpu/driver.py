@@ -89,6 +89,13 @@ def upload(array):
     return cupy.asarray(array)
 
 
+def one_of(number):
+    """A context in which the GPU of that number, counted round and round, is the current one."""
+    import cupy
+
+    return cupy.cuda.Device(number % cupy.cuda.runtime.getDeviceCount())
+
+
 def from_dlpack(array):
     """What another library holds on a GPU, in the same memory."""
     import cupy
