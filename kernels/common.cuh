@@ -55,16 +55,23 @@ struct Array {
 
 __device__ inline int64 thread_index() { return int64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// A pixel's line and column, counted in I: uint32 wherever the map is small enough, as a division of
-// 64-bit numbers takes some hundred instructions.
+// Where a thread is in a map that it walks through, `step` places at a time, counted in I: uint32
+// wherever the map is small enough. It divides once, not for each place: a division takes as long as
+// ten pixels, one of 64-bit numbers as long as fifty.
 template <class I>
-struct Place {
-    I z, y, x;
-    __device__ Place(I p, I height, I width) {
-        const I line = p / width;
-        x = p - line * width;
-        z = line / height;
-        y = line - z * height;
+struct Walk {
+    I z, y, x, height, width, down, along, across;
+
+    __device__ Walk(I first, I step, I height, I width) : height(height), width(width) {
+        const I line = first / width, lines = step / width;
+        x = first - line * width, z = line / height, y = line - z * height;
+        across = step - lines * width, down = lines / height, along = lines - down * height;
+    }
+
+    __device__ void next() {
+        x += across, y += along, z += down;
+        if (x >= width) x -= width, ++y;
+        if (y >= height) y -= height, ++z;
     }
 };
 
@@ -101,8 +108,40 @@ __device__ inline T block_sum(T v, T* shared) {
 // ---- how a feature map is read ----------------------------------------------------------------
 
 // v, or relu(scale · v + shift) where the map has an affine (2, C). One of shape (0, 0) is none.
-__device__ inline real activated(real v, const Array<const real, 2>& affine, int64 channel) {
-    if (affine.shape[0] != 2) return v;
-    v = v * affine(0, channel) + affine(1, channel);
-    return v > 0 ? v : real(0);
+struct Activation {
+    bool none;
+    real scale, shift;
+
+    __device__ Activation(const Array<const real, 2>& affine, int64 channel)
+        : none(affine.shape[0] != 2), scale(1), shift(0) {
+        if (!none) scale = affine(0, channel), shift = affine(1, channel);
+    }
+
+    __device__ real operator()(real v) const {
+        if (none) return v;
+        v = v * scale + shift;
+        return v > 0 ? v : real(0);
+    }
+};
+
+// N neighbours of a line, read and written by one instruction (of 16 bytes at most).
+template <int N>
+struct alignas(N * sizeof(real) < 16 ? N * sizeof(real) : 16) Pack {
+    real at[N];
+};
+
+template <int N>
+__device__ inline Pack<N> load(const real* from) {
+    return *reinterpret_cast<const Pack<N>*>(from);
+}
+
+template <int N>
+__device__ inline void store(real* to, const Pack<N>& v) {
+    *reinterpret_cast<Pack<N>*>(to) = v;
+}
+
+// Whether an array can be read N numbers at a time: its lines begin where such a pack may.
+template <int N, class T>
+__device__ inline bool in_packs(const Array<T, 5>& map) {
+    return map.shape[4] % N == 0 && reinterpret_cast<uint64>(map.data) % alignof(Pack<N>) == 0;
 }

@@ -32,10 +32,11 @@ extern "C" __global__ void depth_to_space_kernel(
     const int64 n = blockIdx.x / y.shape[1], c = blockIdx.x % y.shape[1];
     const int64 height = y.shape[3], width = y.shape[4], pixels = y.shape[2] * height * width;
     const bool beside = skip.size() > 0 && (first == 0 || c < first);
+    const Activation activated(affine, beside ? c : 0);
     for (int64 p = int64(blockIdx.y) * blockDim.x + threadIdx.x; p < pixels;
          p += int64(gridDim.y) * blockDim.x) {
         const int64 j = p % width, i = p / width % height, z = p / width / height;
-        real v = beside ? activated(skip(n, c, z, i, j), affine, c) : real(0);
+        real v = beside ? activated(skip(n, c, z, i, j)) : real(0);
         if (c >= first && z / sz < x.shape[2] && i / sy < x.shape[3] && j / sx < x.shape[4]) {
             const int64 tap = (z % sz * sy + i % sy) * sx + j % sx;
             v += x(n, (c - first) * sz * sy * sx + tap, z / sz, i / sy, j / sx);

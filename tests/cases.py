@@ -139,6 +139,8 @@ def windows_max(x, wz, wy, wx):
 
 row("max-pool 2×2, odd", max_pool, lambda rng: (apart(rng, 2, 3, 1, 7, 8),),
     lambda x: windows_max(x, 1, 2, 2))  # fmt: skip
+row("max-pool 2×2, lines of an odd length", max_pool, lambda rng: (apart(rng, 2, 3, 1, 8, 7),),
+    lambda x: windows_max(x, 1, 2, 2))  # fmt: skip
 row("max-pool 2×2×2", max_pool, lambda rng: (apart(rng, 1, 2, 4, 7, 6),),
     lambda x: windows_max(x, 2, 2, 2), window=(2, 2, 2))  # fmt: skip
 

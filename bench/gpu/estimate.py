@@ -57,12 +57,34 @@ class Loop:
     stop: int
     code: list
     inner: list
+    jumps: dict = dataclasses.field(default_factory=dict)  # of the code: from where to where
 
     def lines(self):
         return self.code[self.start : self.stop]
 
     def count(self, *names):
         return sum(any(name in line for name in names) for line in self.lines())
+
+    def stored(self):
+        """Numbers of 4 bytes that one run stores."""
+        names = re.findall(r"STG\S*", "\n".join(self.lines()))
+        return sum(4 if ".128" in name else 2 if ".64" in name else 1 for name in names)
+
+    def way(self):
+        """Instructions of the shortest way from the kernel's begin to this loop."""
+        seen, front, steps = {0}, [0], 0
+        while self.start not in seen:
+            front = [n for at in front for n in self._next(at) if n < len(self.code)]
+            front = [n for n in dict.fromkeys(front) if n not in seen]
+            seen.update(front)
+            steps += 1
+        return steps
+
+    def _next(self, at):
+        line = self.code[at]
+        certain = not line.startswith("@") and not re.search(r"BRA \W?U?P\d", line)
+        goes_on = [] if certain and re.match(r"(BRA|EXIT|RET)", line) else [at + 1]
+        return [*goes_on, *([self.jumps[at]] if at in self.jumps else [])]
 
     def wide(self):
         """Whether it copies 16 bytes at once."""
@@ -87,7 +109,7 @@ def disassembled(stem, real="float32"):
 
 
 def _loops(text):
-    code, labels, found = [], {}, []
+    code, labels, jumps, found = [], {}, {}, []
     for line in text.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(code)
@@ -96,8 +118,10 @@ def _loops(text):
     for at, line in enumerate(code):
         target = re.search(r"BRA.*`\((\.L_x_\d+)\)", line)
         start = labels.get(target[1], at) if target else at
-        if start < at and "BRA.DIV" not in line:
-            found.append(Loop(start, at + 1, code, []))
+        if target and "BRA.DIV" not in line:
+            jumps[at] = start
+            if start < at:
+                found.append(Loop(start, at + 1, code, [], jumps))
     # compilers put seldom run pieces behind the code, and branch back from there: these are none
     end = next((i for i, line in enumerate(code) if line.startswith("EXIT")), len(code))
     whole = Loop(0, len(code), code, [])
@@ -278,8 +302,8 @@ def _staging(code, before):
 
 
 def of_each(launch):
-    """A kernel that goes over numbers: the loop that stores (or else loads) the fewest instructions
-    for each, windows being 2 × 2; all of it where there is no such loop."""
+    """A kernel that goes over numbers: the loop that stores (or else loads) with the fewest
+    instructions for each, windows being 2 × 2, and the way to it; all of it where there is none."""
     code = disassembled(launch.stem)[launch.name]
     declared = kernel_text.signatures(launch.stem)[launch.name]
     arrays = [(a.size, p.const) for a, p in zip(launch.args, declared, strict=True) if p.ndim]
@@ -296,9 +320,9 @@ def of_each(launch):
         best = max(outer, key=lambda loop: loop.count("LDG"))
         unrolled, turns = max(best.count("LDG") / each, 1), max(largest / threads, 1)
     else:
-        best = min(storing, key=lambda loop: loop.issued(TURNS) / loop.count("STG"))
-        unrolled, turns = best.count("STG"), max(written / threads, 1)
-    issued = launch.warps * (min(alone, 300) + turns / unrolled * best.issued(TURNS))
+        best = min(storing, key=lambda loop: loop.issued(TURNS) / loop.stored())
+        unrolled, turns = best.stored(), max(written / threads, 1)
+    issued = launch.warps * (best.way() + turns / unrolled * best.issued(TURNS))
     loads = max(best.count("LDG"), 1)
     return Work(issued, 0, turns / unrolled * LATENCY, loads * 128 * launch.warps, 0)
 

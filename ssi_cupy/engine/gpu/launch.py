@@ -16,6 +16,7 @@ from ..checks import DeviceError
 from .kernel_text import OPTIONS, arguments, signatures, source, stems
 
 THREADS = 256  # of a block, unless a kernel decides for itself. A multiple of 32
+ENOUGH = 1024  # blocks: 8 for each of a large GPU's processors
 
 
 def block_per_item(n, args, threads):
@@ -24,9 +25,11 @@ def block_per_item(n, args, threads):
 
 
 def blocks_per_item(n, args, threads):
-    """gridDim.y blocks share an item, as many as leave each thread 4 numbers or so."""
-    size = max(a.size for a in args if hasattr(a, "size"))
-    return (n, min(max(size // (4 * n * threads), 1), 1024)), (threads,), 0
+    """gridDim.y blocks share an item, as many as leave each thread 16 numbers or so; or 4, where a
+    GPU would not have enough blocks otherwise."""
+    size = max(a.size for a in args if hasattr(a, "size")) // threads
+    blocks = max(size // 16, min(size // 4, ENOUGH))
+    return (n, min(max(blocks // n, 1), 1024)), (threads,), 0
 
 
 def threads_per_item(number):

@@ -50,6 +50,19 @@ def test_parity_with_the_loops(case, threads, backwards, dtype, tolerance):
 
 
 @every_case
+@both_dtypes
+def test_arrays_may_begin_between_packs(case, dtype, tolerance, monkeypatch):
+    """As a view of a larger array does; kernels that read 16 bytes at once have another way."""
+    args = case.args(dtype)
+    y, _, gradients = run(case, args)
+    monkeypatch.setattr(emulator, "GUARD", emulator.GUARD + np.dtype(dtype).itemsize)
+    with emulated():
+        y2, _, gradients2 = run(case, args)
+    for ours, theirs in zip((y2, *gradients2), (y, *gradients), strict=True):
+        assert relative(ours, theirs) <= tolerance
+
+
+@every_case
 def test_forward_equals_reference(case):
     expected = case.reference(*case.args())
     with emulated():
