@@ -302,11 +302,12 @@ __device__ inline void gather(
     }
     const int depth = int(gy.shape[2]), across = int(gy.shape[4] + columns - 1) / columns;
     const int down = int(gy.shape[3] + of_gy.tall - 1) / of_gy.tall;
-    const int64 count = gy.shape[0] * depth * down * across;
+    const int count = int(gy.shape[0]) * depth * down * across;  // tiles
+    const int end = int((part + 1) * count / slices);
     const Array<const float32, 2> none = {nullptr, {0, 0}};
     float32 acc[M][COLUMNS][4] = {};
-    for (int64 t = part * count / slices; t < (part + 1) * count / slices; ++t) {
-        const int of_plane = across * down, at = int(t % of_plane), plane = int(t / of_plane);
+    for (int t = int(part * count / slices); t < end; ++t) {
+        const int of_plane = across * down, at = t % of_plane, plane = t / of_plane;
         const int x0 = at % across * columns, y0 = at / across * of_gy.tall;
         const int n = plane / depth, z = plane % depth, zz = z + dz - kz / 2;
         const bool inside = zz >= 0 && zz < depth;
@@ -343,6 +344,7 @@ __device__ inline void gather(
                 const float32 one = here[place[c]], two = here[place[c] + 4];
 #pragma unroll
                 for (int m = 0; m < M; ++m) multiply<PRODUCTS>(acc[m][c], high[m], low[m], one, two);
+                if (PRODUCTS == 3 && c % 2) __syncwarp();  // or more are loaded than registers hold
             }
             const bool ends = ((q + 8) & (columns - 1)) == 0;  // a line; columns is a power of two
             here += ends ? 8 + tile.length - columns : 8;

@@ -36,7 +36,9 @@ __device__ inline void tensor_core(float32 (&d)[4], const uint32 (&a)[4], uint32
 }
 #endif
 
-// D += A B of rounded numbers, or with three products of split ones, the smaller ones first.
+// D += A B of rounded numbers, or with three products of split ones, the smaller ones first. Tensor
+// cores cut sums towards zero, which adds up over a long sum. So the three have an accumulator of
+// their own, and it is added to D in float32, to the nearest.
 template <int PRODUCTS>
 __device__ inline void multiply(
     float32 (&d)[4], const uint32 (&a)[4], const uint32 (&a_low)[4], float32 first, float32 second
@@ -47,8 +49,11 @@ __device__ inline void multiply(
         uint32 high[2], low[2];
         split(first, high[0], low[0]);
         split(second, high[1], low[1]);
-        tensor_core(d, a_low, high[0], high[1]);
-        tensor_core(d, a, low[0], low[1]);
-        tensor_core(d, a, high[0], high[1]);
+        float32 fresh[4] = {};
+        tensor_core(fresh, a_low, high[0], high[1]);
+        tensor_core(fresh, a, low[0], low[1]);
+        tensor_core(fresh, a, high[0], high[1]);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) d[k] += fresh[k];
     }
 }
