@@ -4,9 +4,12 @@ float32    nothing: the default.
 tf32       numbers are rounded to what the tensor cores of NVIDIA's GPUs multiply: float32's range,
            and 11 significant bits in place of 24.
 tf32x3     numbers are split in two of these, and three of the four products of the halves are
-           summed: nearly float32's precision.
+           summed: as near as float32's own loops. Emulated, a sum of 3200 products is off by 9e-7
+           of the largest at most, tf32's by 3e-4.
 
-Sums are float32's in any case. `ops/tensor_cores.py` says which convolutions this is about.
+Tensor cores cut sums towards zero. Over a long sum of tf32 that adds up, to 4e-5 for 3200 products
+of one sign; tf32x3 adds eight products at a time to a sum that is float32's. `ops/tensor_cores.py`
+says which convolutions this is about, and how large either error can become.
 """
 
 from __future__ import annotations

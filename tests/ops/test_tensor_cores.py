@@ -174,6 +174,33 @@ def test_three_products_are_nearly_exact_and_one_is_not(shape, kernel):
 
 
 @needs_compiler
+def test_tensor_cores_cut_a_sum_and_three_products_round_it():
+    """1 + 1.5 · 2⁻²⁴ is 1 where it is cut, and a step more where it is rounded to the nearest."""
+    x, w = np.zeros((1, 16, 1, 1, 1), np.float32), np.zeros((16, 16, 1, 1, 1), np.float32)
+    x[0, [0, 8], 0, 0, 0], w[:, [0, 8], 0, 0, 0] = (1, 1.5 * 2**-12), (1, 2**-12)
+    for name, expected in (("tf32", 1), ("tf32x3", 1 + 2**-23)):
+        with Precision(name), emulated():
+            assert np.all(conv_forward(x, w)[0] == np.float32(expected))
+
+
+@needs_compiler
+def test_a_long_sum_of_one_sign_loses_no_more_than_is_said():
+    rng = np.random.default_rng(0)
+    x = np.abs(rng.normal(size=(1, 96, 1, 7, 8))).astype(np.float32)
+    w = np.abs(rng.normal(size=(16, 96, 1, 5, 5))).astype(np.float32)
+    cut, once, number = 3.5 * 2.0**-23, 2.0**-23, 96 * 25  # of a step, of a sum; products
+    seen, lost = (rounded(x), rounded(w)), {}
+    for name, exact in (("tf32", seen), ("tf32x3", (x, w))):
+        expected = conv_forward(*(np.asarray(a, np.float64) for a in exact))[0]
+        with Precision(name), emulated(64):
+            lost[name] = expected - conv_forward(x, w)[0]
+        lost[name] /= expected
+    assert lost["tf32"].min() >= -once  # nothing is gained by cutting
+    assert 1e-5 < lost["tf32"].max() <= cut * number / 4
+    assert np.abs(lost["tf32x3"]).max() <= 2 * cut + once + 2.0**-22 <= 1.3e-6
+
+
+@needs_compiler
 @both_precisions
 def test_the_way_back_is_the_adjoint(name):
     x, w, _, _, gy = problem((1, 17, 3, 9, 12), (19, 17, 3, 3, 3))
