@@ -21,7 +21,8 @@ from .types import T
 LETTERS = {"time": "T", "frame": "T", "channel": "C", "channels": "C", "wavelength": "C"}
 _MICROMETRES = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3}
 _MICROMETRES |= {"nanometer": 1e-3, "micrometer": 1.0, "micrometre": 1.0, "\u03bcm": 1.0}
-CUDA = 2  # kDLCUDA, of the DLPack standard
+HELD = "__dlpack__", "__array_interface__", "__cuda_array_interface__"  # by what is in memory
+CUDA = 2, 13  # kDLCUDA and kDLCUDAManaged, of the DLPack standard
 
 
 def as_array(array: Any, argument: str) -> Any:
@@ -41,15 +42,21 @@ def as_array(array: Any, argument: str) -> Any:
     InputError
         For what is sparse, has masked pixels, or is no array at all. Which dtypes are numbers,
         `checks.numbers` says.
+    DeviceError
+        For one on a GPU that is not the current one, or that cupy is not there for.
     """
-    if type(array) in (np.ndarray, np.memmap) or is_cupy(array):
+    if type(array) in (np.ndarray, np.memmap):
         return array
+    if is_cupy(array):
+        return _current(array, argument)
     array = _unwrapped(array, argument)
-    if hasattr(array, "__cuda_array_interface__"):
-        return _on_gpu(array, argument)
     try:
+        if _is_on_gpu(array):
+            return _on_gpu(array, argument)
         return _plain_floats(_read(array))
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+    except DeviceError:
+        raise
+    except (TypeError, ValueError, RuntimeError, BufferError, NotImplementedError) as error:
         got = f"{_type(array)} ({error})"
         raise InputError(argument, "an array of numbers", " ".join(got.split())) from None
 
@@ -68,7 +75,7 @@ def by_slices(array: Any, argument: str) -> Any:
 def held(array: Any) -> bool:
     """Whether it lies in memory, or is mapped to it: not what is read by slices alone."""
     inner = array.data if is_data_array(array) else array
-    return any(hasattr(inner, n) for n in ("__dlpack__", "__array_interface__")) or is_cupy(inner)
+    return any(hasattr(inner, name) for name in HELD) or is_cupy(inner)
 
 
 def parted(array: Any) -> tuple[Any, Any]:
@@ -108,15 +115,31 @@ def _on_gpu(array, argument):
     missing = driver.missing()
     if missing:
         raise DeviceError(argument, "an array in the CPU's memory", f"one on a GPU: {missing}")
-    return driver.upload(array)  # shares its memory
+    if hasattr(array, "__cuda_array_interface__"):
+        return _current(driver.upload(array), argument)  # shares its memory
+    return _current(driver.from_dlpack(array), argument)
+
+
+def _is_on_gpu(array):
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    other = hasattr(array, "__array__") or not hasattr(array, "__dlpack__")
+    return not other and int(array.__dlpack_device__()[0]) in CUDA
+
+
+def _current(array, argument):
+    """A cupy array, if it is on the current GPU: nothing goes from one to another by itself."""
+    current = driver.current()
+    if array.device.id != current:
+        expected = f"an array on GPU {current}, the current one"
+        raise DeviceError(argument, expected, f"one on GPU {array.device.id}")
+    return array
 
 
 def _read(array):
     if hasattr(array, "__array__"):
         return np.asarray(array)
     if hasattr(array, "__dlpack__"):
-        if int(array.__dlpack_device__()[0]) == CUDA:
-            return driver.from_dlpack(array)
         return np.from_dlpack(array)
     if all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
         return np.asarray(array[(slice(None),) * len(array.shape)])

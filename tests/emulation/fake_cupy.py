@@ -51,7 +51,7 @@ class ndarray(NDArrayOperatorsMixin):
 
     @property
     def device(self):
-        return types.SimpleNamespace(id=0)
+        return types.SimpleNamespace(id=getattr(self._block, "device", 0))
 
     def _view(self, a):
         return ndarray(a, self._block)
@@ -144,7 +144,7 @@ class ndarray(NDArrayOperatorsMixin):
             return _computed(
                 lambda *a: function(a, *args[1:], **options), *args[0], name=f"concatenate {some}"
             )
-        if function in (np.where, np.partition):
+        if function in (np.where, np.partition, np.clip, np.ldexp):
             return _computed(lambda *a: function(*a, **options), *args, name=function.__name__)
         raise NotImplementedError(function.__name__)
 
@@ -173,7 +173,8 @@ def _computed(function, *inputs, out=None, name="transform"):
         out = _empty(shape_of.shape, shape_of.dtype)
     target = out._a
     dtypes = [str(getattr(a, "dtype", type(a).__name__)) for a in (*arrays, target)]
-    the_device().compiles(name, *dtypes)
+    if name != "transform":  # cuFFT's own
+        the_device().compiles(name, *dtypes)
     the_device().do(lambda: np.copyto(target, function(*arrays), casting="same_kind"))
     return out
 
@@ -190,7 +191,36 @@ def _zeros(shape, dtype):
     return array
 
 
+class Foreign:
+    """Memory of another library: whose it is, and on which device."""
+
+    def __init__(self, owner, device):
+        self.owner, self.device, self.pool = owner, device, the_device().pool
+
+
+def _shared(interface, owner):
+    """An array in the memory that `__cuda_array_interface__` tells of; read-only as numpy has it,
+    which cupy is not, so that a write is seen."""
+    if interface.get("mask") is not None:
+        raise ValueError("CuPy currently does not support masked arrays.")
+    if np.dtype(interface["typestr"]).kind not in "biufc":
+        raise TypeError(f"dtype {interface['typestr']!r} is not supported")
+    held = types.SimpleNamespace(__array_interface__={**interface, "version": 3})
+    at = interface["data"][0]
+    device = next((n for first, last, n in FOREIGN if first <= at < last), 0)
+    return ndarray(np.asarray(held), Foreign(owner, device))
+
+
+FOREIGN = []  # (begin, end, device) of memory that is not on device 0
+
+
+def _from_dlpack(array):
+    return _shared(array.shown.__cuda_array_interface__, array)
+
+
 def _asarray(array):
+    if hasattr(array, "__cuda_array_interface__"):
+        return _shared(array.__cuda_array_interface__, array)
     there = _empty(array.shape, array.dtype)
     there.set(np.array(array, order="C"))
     return there
@@ -301,6 +331,8 @@ def installed(patch, limit=1 << 34, emulated=False):
     cupy, cupyx, scipy = (types.ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy"))
     cupy.ndarray, cupy.RawModule, cupy.__version__ = ndarray, RawModule, "fake"
     cupy.empty, cupy.zeros, cupy.asarray = _empty, _zeros, _asarray
+    cupy.from_dlpack = _from_dlpack
+    cupy.pad = lambda a, *how: _computed(lambda v: np.pad(v, *how), a, name="pad")
     cupy.get_default_memory_pool = lambda: device.pool
     for name in "bitwise_or bitwise_xor bitwise_and sqrt where partition concatenate stack".split():
         setattr(cupy, name, getattr(np, name))

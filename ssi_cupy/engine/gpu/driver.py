@@ -82,6 +82,13 @@ def described():
     ]
 
 
+def current():
+    """The number of the current device."""
+    import cupy
+
+    return cupy.cuda.Device().id
+
+
 def upload(array):
     """A copy of a numpy array on the current device."""
     import cupy
