@@ -37,12 +37,13 @@ extern "C" __global__ void masked_loss_forward_kernel(
     }
 }
 
-// gx = scale · m ρ'(x − y).
+// gx = gl · slopes[1] · m ρ'(x − y).
 extern "C" __global__ void masked_loss_backward_kernel(
     Array<const real, 2> x, Array<const real, 2> y, Array<const weight, 2> mask,
-    Array<real, 2> gx, Array<const real, 1> scale, int64 blocks, int64 group, int64 kind,
-    real delta
+    Array<real, 2> gx, Array<const real, 1> gl, Array<const float64, 1> slopes, int64 blocks,
+    int64 group, int64 kind, real delta
 ) {
+    const real scale = real(float64(gl(0)) * slopes(1));
     const int64 plane = blockIdx.x / blocks, first = blockIdx.x % blocks * BLOCK;
     const int64 last = min(first + BLOCK, x.shape[1]);
     for (int64 i = first + threadIdx.x; i < last; i += blockDim.x) {
@@ -51,7 +52,7 @@ extern "C" __global__ void masked_loss_backward_kernel(
         real slope = 2 * r;
         if (kind == 1) slope = r > 0 ? real(1) : (r < 0 ? real(-1) : r);
         if (kind == 2) slope = r < -delta ? -delta : (r > delta ? delta : r);
-        gx(plane, i) = m != 0 ? scale(0) * real(m) * slope : real(0);
+        gx(plane, i) = m != 0 ? scale * real(m) * slope : real(0);
     }
 }
 
@@ -70,10 +71,12 @@ extern "C" __global__ void bound_forward_kernel(
     if (threadIdx.x == 0) partial(blockIdx.x) = excess;
 }
 
-// gx = scale · ([x > high] − [x < low]). One thread per pixel.
+// gx = gl · slopes[1] · ([x > high] − [x < low]). One thread per pixel.
 extern "C" __global__ void bound_backward_kernel(
-    Array<const real, 1> x, Array<real, 1> gx, Array<const real, 1> scale, real low, real high
+    Array<const real, 1> x, Array<real, 1> gx, Array<const real, 1> gl,
+    Array<const float64, 1> slopes, real low, real high
 ) {
     const int64 i = thread_index();
-    if (i < gx.size()) gx(i) = scale(0) * (real(x(i) > high) - real(x(i) < low));
+    const real scale = real(float64(gl(0)) * slopes(1));
+    if (i < gx.size()) gx(i) = scale * (real(x(i) > high) - real(x(i) < low));
 }

@@ -42,6 +42,14 @@ extern "C" __global__ void moving_average_kernel(
     if (i < average.size()) average(i) = kept * average(i) + fresh * params(i);
 }
 
+// statistics ← statistics + momenta · (batch − statistics). One thread per number.
+extern "C" __global__ void running_kernel(
+    Array<real, 1> statistics, Array<const real, 1> batch, Array<const real, 1> momenta
+) {
+    const int64 i = thread_index();
+    if (i < batch.size()) statistics(i) += momenta(i) * (batch(i) - statistics(i));
+}
+
 // Sums of runs of BLOCK weights: a block of threads has a run.
 extern "C" __global__ void total_kernel(Array<const real, 1> vector, Array<float64, 1> partial) {
     __shared__ float64 shared[32];

@@ -29,11 +29,11 @@ extern "C" __global__ void total_variation_forward_kernel(
     if (threadIdx.x == 0) partial(blockIdx.x) = length;
 }
 
-// gx = scale · ∇ᵀ(∇x / length): a pixel is in the differences to its next and to its last
+// gx = gl · slopes[1] · ∇ᵀ(∇x / length): a pixel is in the differences to its next and to its last
 // neighbours. A block has a row.
 extern "C" __global__ void total_variation_backward_kernel(
     Array<const real, 4> x, Array<const real, 4> inverse, Array<real, 4> gx,
-    Array<const real, 1> scale, real sz, real sy, real sx
+    Array<const real, 1> gl, Array<const float64, 1> slopes, real sz, real sy, real sx
 ) {
     const int64 depth = x.shape[1], height = x.shape[2], width = x.shape[3];
     const int64 y = blockIdx.x % height, z = blockIdx.x / height % depth;
@@ -41,6 +41,7 @@ extern "C" __global__ void total_variation_backward_kernel(
     const int64 above = max(y - 1, 0ll), below = min(y + 1, height - 1);
     const int64 before = max(z - 1, 0ll), behind = min(z + 1, depth - 1);
     const real sxx = sx * sx, syy = sy * sy, szz = sz * sz;
+    const real scale = real(float64(gl(0)) * slopes(1));
     for (int64 i = threadIdx.x; i < width; i += blockDim.x) {
         const int64 left = max(i - 1, 0ll), right = min(i + 1, width - 1);
         const real here = x(plane, z, y, i);
@@ -49,13 +50,13 @@ extern "C" __global__ void total_variation_backward_kernel(
         real g = sxx * inverse(plane, z, y, left) * (here - x(plane, z, y, left));
         g += syy * inverse(plane, z, above, i) * (here - x(plane, z, above, i));
         g += szz * inverse(plane, before, y, i) * (here - x(plane, before, y, i));
-        gx(plane, z, y, i) = scale(0) * (g - inverse(plane, z, y, i) * own);
+        gx(plane, z, y, i) = scale * (g - inverse(plane, z, y, i) * own);
     }
 }
 
-// A block has a filter: the sum of its squared differences, and their slope 2 ∇ᵀ∇w.
+// A block has a filter: the sum of its squared differences, and their slope, scale · ∇ᵀ∇w.
 extern "C" __global__ void kernel_continuity_forward_kernel(
-    Array<const real, 4> w, Array<real, 4> slope, Array<float64, 1> partial
+    Array<const real, 4> w, Array<real, 4> slope, Array<float64, 1> partial, real scale
 ) {
     __shared__ float64 shared[32];
     const int64 f = blockIdx.x, depth = w.shape[1], height = w.shape[2], width = w.shape[3];
@@ -70,7 +71,7 @@ extern "C" __global__ void kernel_continuity_forward_kernel(
         total += float64(rx * rx) + float64(ry * ry) + float64(rz * rz);
         real g = rx + ry + rz + (here - w(f, z, y, max(x - 1, 0ll)));
         g += (here - w(f, z, max(y - 1, 0ll), x)) + (here - w(f, max(z - 1, 0ll), y, x));
-        slope(f, z, y, x) = g + g;
+        slope(f, z, y, x) = scale * g;
     }
     total = block_sum(total, shared);
     if (threadIdx.x == 0) partial(f) = total;

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .engine.backend import empty, in_memory, kernel, namespace, placed, zeros
+from .engine.backend import empty, in_memory, kernel, moved, placed, zeros
 from .engine.checks import (
     Checked,
     InputError,
@@ -32,7 +32,7 @@ from .engine.checks import (
     positive_int,
     real,
 )
-from .engine.gpu.launch import threads_per_item
+from .engine.gpu.launch import blocks_per_item, threads_per_item
 from .engine.types import Array, Shape
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
 
@@ -195,14 +195,14 @@ def validation_pixels(shape: Shape, fraction: float, seed: int, like: Array | No
     """
     if not number(fraction, "fraction", low=0, high=1) < 1:
         raise InputError("fraction", "a number in [0, 1)", fraction)
-    mask = zeros(_mask_shape(shape, False), np.uint8, like)
+    mask = zeros(_mask_shape(shape, False), np.uint8)  # once in a training: made on the CPU
     pixels = mask[0].size
     if fraction:
-        drawn = bits((mask.shape[0], pixels), seed, Stream.VALIDATION, 0, like)
+        drawn = bits((mask.shape[0], pixels), seed, Stream.VALIDATION, 0)
         last = max(1, round(fraction * pixels)) - 1  # those with the smallest words
-        limit = namespace(drawn).partition(drawn, last, axis=1)[:, last : last + 1]
+        limit = np.partition(drawn, last, axis=1)[:, last : last + 1]
         mask.reshape(drawn.shape)[...] = drawn <= limit
-    return mask
+    return moved(mask, like)
 
 
 def keep_blind(mask: Array, validation: Array) -> tuple[Array, Array]:
@@ -219,18 +219,39 @@ def keep_blind(mask: Array, validation: Array) -> tuple[Array, Array]:
         What the network must not see; what its loss looks at: the hidden ones that are not
         validation pixels.
     """
-    xp = namespace(mask, validation)
-    hidden, counted = (empty(mask.shape, np.uint8, like=mask) for _ in range(2))
-    xp.bitwise_or(mask, validation, out=hidden)
-    xp.bitwise_xor(hidden, validation, out=counted)
-    return hidden, counted
+    return _combined(mask, validation, EITHER), _combined(mask, validation, BUT)
 
 
 def within(pixels: Array, inside: Array) -> Array:
     """The pixels of a mask that are inside: where both arrays of uint8 are 1."""
-    found = empty(pixels.shape, np.uint8, like=pixels)
-    namespace(pixels, inside).bitwise_and(pixels, inside, out=found)
+    return _combined(pixels, inside, BOTH)
+
+
+def outside(pixels: Array, of: Array) -> Array:
+    """The pixels of a mask that are not among others: where the second array of uint8 is 0."""
+    return _combined(pixels, of, BUT)
+
+
+EITHER, BOTH, BUT = range(3)
+
+
+def _combined(a, b, how):
+    """a or b, a and b, a but not b; one channel of b may be for all of a's."""
+    found = empty(a.shape, np.uint8, like=a)
+    rows = [m.reshape(m.shape[0] * m.shape[1], -1) for m in (a, b, found)]
+    combine_masks_kernel(len(rows[0]), *rows, len(rows[0]) // len(rows[1]), how)
     return found
+
+
+@kernel(launch=blocks_per_item, over=0)
+def combine_masks_kernel(start, stop, a, b, found, group, how):
+    for plane in range(start, stop):
+        for i in range(a.shape[1]):
+            m, other = a[plane, i], b[plane // group, i]
+            if how == 0:
+                found[plane, i] = m | other
+            else:
+                found[plane, i] = m & (other if how == 1 else ~other)
 
 
 def _mask_shape(shape, per_channel):

@@ -36,6 +36,7 @@ from .engine.checks import (
 )
 from .engine.gpu.launch import threads_per_item
 from .engine.types import Array, DTypeLike
+from .ops.scalars import reduced
 from .random import CHUNK, Stream, chunks, fill_normals, place
 
 BLOCK = 4096  # weights whose sum is one item's work
@@ -221,11 +222,22 @@ def moving_average_kernel(start, stop, params, average, kept, fresh):
         average[i] = kept * average[i] + fresh * params[i]
 
 
+def follow(statistics: Array, batch: Array, momenta: Array) -> None:
+    """statistics += momenta · (batch − statistics), in place: of three vectors."""
+    running_kernel(batch.size, statistics, batch, momenta)
+
+
+@kernel(grain=4096)
+def running_kernel(start, stop, statistics, batch, momenta):
+    for i in range(start, stop):
+        statistics[i] += momenta[i] * (batch[i] - statistics[i])
+
+
 def total(vector: Array) -> Any:
     """The sum of all weights, float64: NaN or infinite where one of them is."""
     partial = empty(-(-vector.size // BLOCK), np.float64, like=vector)
     total_kernel(partial.size, vector, partial)
-    return partial.sum()
+    return reduced(partial, vector, 1.0)[1][0]
 
 
 @kernel(fastmath=True)

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from ..engine import fourier
+from ..engine.backend import contiguous, kernel
+from ..engine.gpu.launch import blocks_per_item
 from ..engine.types import Array, DTypeLike, Shape
 from ..tape import op
 
@@ -53,13 +55,20 @@ fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
 
 
 def _filtered(x, transfer, plans=None, conjugate=False):
-    spectrum = fourier.rfftn(x, plans)
-    if conjugate:  # s conj(h) = conj(conj(s) h)
-        np.conjugate(spectrum, out=spectrum)
-    spectrum *= transfer
-    if conjugate:
-        np.conjugate(spectrum, out=spectrum)
+    spectrum = contiguous(fourier.rfftn(x, plans))
+    parts = [a.view(x.dtype).reshape(-1, transfer.shape[-1], 2) for a in (spectrum, transfer)]
+    filter_kernel(len(parts[0]), *parts, conjugate)
     return fourier.irfftn(spectrum, x.shape[2:], plans)
+
+
+@kernel(launch=blocks_per_item, over=0)
+def filter_kernel(start, stop, spectrum, transfer, conjugate):
+    for line in range(start, stop):
+        s, h = spectrum[line], transfer[line % len(transfer)]
+        for i in range(len(s)):
+            a, b, c, d = s[i, 0], s[i, 1], h[i, 0], h[i, 1]
+            d = -d if conjugate else d
+            s[i, 0], s[i, 1] = a * c - b * d, a * d + b * c
 
 
 def transfer_function(psf: Array, shape: Shape, dtype: DTypeLike) -> Array:

@@ -33,21 +33,15 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ..engine.backend import empty, kernel, namespace
+from ..engine.backend import empty, kernel
 from ..engine.checks import InputError, choice, number
 from ..engine.types import Array
 from ..tape import op
+from .scalars import reduced, scalar, weighted
 
 BLOCK = 4096  # pixels whose sum is one item's work
 Kind: TypeAlias = Literal["l2", "l1", "huber"]
 KINDS = {"l2": 0, "l1": 1, "huber": 2}
-
-
-def scalar(value: Any, like: Array) -> Array:
-    """`value` as an array of one element, which a kernel of either device can read."""
-    array = empty(1, like.dtype, like=like)
-    array[...] = value
-    return array
 
 
 # ---- masked loss ----------------------------------------------------------------------------
@@ -81,6 +75,10 @@ def masked_loss_forward(
     -------
     scalar of x's dtype
     """
+    return _masked_loss(x, y, mask, kind, delta, normalise)
+
+
+def _masked_loss(x, y, mask, kind="l2", delta=1.0, normalise="pixels", power="mean"):
     choice(kind, "kind", KINDS)
     choice(normalise, "normalise", ("pixels", "masked"))
     if x.shape != y.shape:
@@ -92,19 +90,17 @@ def masked_loss_forward(
     blocks = -(-x2.shape[1] // BLOCK)
     partial = empty((x2.shape[0] * blocks, 2), np.float64, like=x)
     masked_loss_forward_kernel(len(partial), x2, y2, mask2, partial, blocks, *settings)
-    loss, weight = partial.sum(axis=0)
-    weight = x.size if normalise == "pixels" else weight + (weight == 0)
-    return (loss / weight).astype(x.dtype), (x, y, mask, settings, weight)
+    loss, slope = reduced(partial, x, x.size if normalise == "pixels" else 0.0, power)
+    return loss, (x, y, mask, settings, slope)
 
 
 def masked_loss_backward(gl: Any, saved: Any) -> tuple[Array, None, None]:
-    x, y, mask, settings, weight = saved
+    x, y, mask, settings, slope = saved
     gx = empty(x.shape, x.dtype, like=x)
     arrays = (a.reshape(a.shape[0] * a.shape[1], -1) for a in (x, y, mask, gx))
     blocks = -(-x[0, 0].size // BLOCK)
-    scale = scalar(gl / weight, x)
     n = x.shape[0] * x.shape[1] * blocks
-    masked_loss_backward_kernel(n, *arrays, scale, blocks, *settings)
+    masked_loss_backward_kernel(n, *arrays, scalar(gl, x), slope, blocks, *settings)
     return gx, None, None
 
 
@@ -128,8 +124,11 @@ def masked_loss_forward_kernel(start, stop, x, y, mask, partial, blocks, group, 
 
 
 @kernel
-def masked_loss_backward_kernel(start, stop, x, y, mask, gx, scale, blocks, group, kind, delta):
+def masked_loss_backward_kernel(
+    start, stop, x, y, mask, gx, gl, slopes, blocks, group, kind, delta
+):  # fmt: skip
     zero, one, two = x.dtype.type(0), x.dtype.type(1), x.dtype.type(2)
+    scale = x.dtype.type(np.float64(gl[0]) * slopes[1])
     for block in range(start, stop):
         plane, first = block // blocks, block % blocks * BLOCK
         for i in range(first, min(first + BLOCK, x.shape[1])):
@@ -139,7 +138,7 @@ def masked_loss_backward_kernel(start, stop, x, y, mask, gx, scale, blocks, grou
                 slope = one if r > zero else (-one if r < zero else r)
             elif kind == 2:
                 slope = min(max(r, -delta), delta)
-            gx[plane, i] = scale[0] * x.dtype.type(m) * slope if m != 0 else zero
+            gx[plane, i] = scale * x.dtype.type(m) * slope if m != 0 else zero
 
 
 masked_loss = op(masked_loss_forward, masked_loss_backward)
@@ -161,17 +160,12 @@ def invariance_forward(a: Array, b: Array, mask: Array) -> tuple[Any, Any]:
     scalar of a's dtype
         0 where the mask is empty.
     """
-    square, saved = masked_loss_forward(a, b, mask, normalise="masked")
-    root = namespace(a).sqrt(square)
-    return root, (root, saved)
+    return _masked_loss(a, b, mask, normalise="masked", power="root")
 
 
 def invariance_backward(gl: Any, saved: Any) -> tuple[Array, Array, None]:
-    root, saved = saved
-    xp = namespace(saved[0])
-    half = xp.where(root > 0, 0.5 / xp.where(root > 0, root, 1), 0)  # d√s / ds
-    ga, _, _ = masked_loss_backward(gl * half, saved)
-    return ga, -ga, None
+    a, b, *how = saved
+    return masked_loss_backward(gl, saved)[0], masked_loss_backward(gl, (b, a, *how))[0], None
 
 
 invariance = op(invariance_forward, invariance_backward)
@@ -197,31 +191,30 @@ def bound_forward(
     -------
     scalar of x's dtype
     """
-    excess = _excess(x, low, high) / x.size
-    slope = 2 * excess if squared else 1.0
-    return (excess**2 if squared else excess).astype(x.dtype), (x, low, high, slope)
+    value, slope = reduced(_excess(x, low, high), x, x.size, "square" if squared else "mean")
+    return value, (x, low, high, slope)
 
 
 def bound_backward(gl: Any, saved: Any) -> Array:
     x, low, high, slope = saved
     gx = empty(x.shape, x.dtype, like=x)
-    scale, limits = scalar(gl * slope / x.size, x), (x.dtype.type(low), x.dtype.type(high))
-    bound_backward_kernel(x.size, x.reshape(-1), gx.reshape(-1), scale, *limits)
+    limits = x.dtype.type(low), x.dtype.type(high)
+    bound_backward_kernel(x.size, x.reshape(-1), gx.reshape(-1), scalar(gl, x), slope, *limits)
     return gx
 
 
 def positivity_forward(x: Array, *, zero: float = 0.0, scale: float = 1.0) -> tuple[Any, Any]:
     """The mean of |min(x − `zero`, 0)|, in units of `scale` (a standard deviation, say)."""
     number(scale, "scale", low=np.finfo(np.float64).tiny)
-    excess = _excess(x, zero, np.inf) / (x.size * scale)
-    return excess.astype(x.dtype), (x, zero, np.inf, 1 / scale)
+    value, slope = reduced(_excess(x, zero, np.inf), x, x.size * scale)
+    return value, (x, zero, np.inf, slope)
 
 
 def _excess(x, low, high):
     partial = empty(-(-x.size // BLOCK), np.float64, like=x)
     limits = x.dtype.type(low), x.dtype.type(high)
     bound_forward_kernel(partial.size, x.reshape(-1), partial, *limits)
-    return partial.sum(axis=0)
+    return partial
 
 
 @kernel(fastmath=True)
@@ -237,10 +230,11 @@ def bound_forward_kernel(start, stop, x, partial, low, high):
 
 
 @kernel(grain=BLOCK)
-def bound_backward_kernel(start, stop, x, gx, scale, low, high):
+def bound_backward_kernel(start, stop, x, gx, gl, slopes, low, high):
+    scale = x.dtype.type(np.float64(gl[0]) * slopes[1])
     for i in range(start, stop):
         up, down = x.dtype.type(x[i] > high), x.dtype.type(x[i] < low)
-        gx[i] = scale[0] * (up - down)
+        gx[i] = scale * (up - down)
 
 
 bound = op(bound_forward, bound_backward)
@@ -252,14 +246,13 @@ positivity = op(positivity_forward, bound_backward)
 
 def weighted_sum_forward(*terms: Any, weights: Sequence[float]) -> tuple[Any, Any]:
     """Σ weights[i] · terms[i] of scalars, in the dtype of the first."""
-    dtype = terms[0].dtype
-    total = sum(w * t.astype(np.float64) for w, t in zip(weights, terms, strict=True))
-    return total.astype(dtype), (weights, dtype)
+    return weighted(terms, weights), (weights, terms[0])
 
 
 def weighted_sum_backward(gl: Any, saved: Any) -> tuple[Any, ...]:
-    weights, dtype = saved
-    return tuple((gl * w).astype(dtype) for w in weights)
+    weights, like = saved
+    gl = scalar(gl, like)[0]
+    return tuple(gl if w == 1 else weighted([gl], [w]) for w in weights)
 
 
 weighted_sum = op(weighted_sum_forward, weighted_sum_backward)

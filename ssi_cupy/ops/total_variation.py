@@ -24,7 +24,7 @@ from ..engine.backend import empty, kernel
 from ..engine.checks import InputError, number
 from ..engine.types import Array
 from ..tape import op
-from .loss_terms import scalar
+from .scalars import reduced, scalar
 
 # ---- total variation ------------------------------------------------------------------------
 
@@ -56,14 +56,15 @@ def total_variation_forward(
     inverse = empty(x4.shape, x.dtype, like=x)
     partial = empty(inverse[..., 0].size, np.float64, like=x)
     total_variation_forward_kernel(partial.size, x4, inverse, partial, x.dtype.type(eps), *steps)
-    return (partial.sum(axis=0) / x.size).astype(x.dtype), (x, inverse, steps)
+    value, slope = reduced(partial, x, x.size)
+    return value, (x, inverse, steps, slope)
 
 
 def total_variation_backward(gl: Any, saved: Any) -> Array:
-    x, inverse, steps = saved
+    x, inverse, steps, slope = saved
     gx, x4 = empty(x.shape, x.dtype, like=x), x.reshape(inverse.shape)
-    rows, scale = x4[..., 0].size, scalar(gl / x.size, x)
-    total_variation_backward_kernel(rows, x4, inverse, gx.reshape(x4.shape), scale, *steps)
+    arrays = x4, inverse, gx.reshape(x4.shape), scalar(gl, x), slope
+    total_variation_backward_kernel(x4[..., 0].size, *arrays, *steps)
     return gx
 
 
@@ -90,8 +91,9 @@ def total_variation_forward_kernel(start, stop, x, inverse, partial, eps, sz, sy
 
 
 @kernel
-def total_variation_backward_kernel(start, stop, x, inverse, gx, scale, sz, sy, sx):
+def total_variation_backward_kernel(start, stop, x, inverse, gx, gl, slopes, sz, sy, sx):
     _, depth, height, width = x.shape
+    scale = x.dtype.type(np.float64(gl[0]) * slopes[1])
     sxx, syy, szz = sx * sx, sy * sy, sz * sz
     for row in range(start, stop):
         y, z, plane = row % height, row // height % depth, row // (height * depth)
@@ -106,7 +108,7 @@ def total_variation_backward_kernel(start, stop, x, inverse, gx, scale, sz, sy, 
             own += szz * (behind[i] - here[i])
             g = sxx * q[left] * (here[i] - here[left]) + syy * q_above[i] * (here[i] - above[i])
             g += szz * q_before[i] * (here[i] - before[i])
-            gx[plane, z, y, i] = scale[0] * (g - q[i] * own)
+            gx[plane, z, y, i] = scale * (g - q[i] * own)
 
 
 total_variation = op(total_variation_forward, total_variation_backward)
@@ -132,17 +134,16 @@ def kernel_continuity_forward(w: Array) -> tuple[Any, Any]:
     pairs = max(1, filters * (3 * taps - ky * kx - kz * kx - kz * ky))
     partial, slope = empty(filters, np.float64, like=w), empty(w.shape, w.dtype, like=w)
     arrays = w.reshape(filters, kz, ky, kx), slope.reshape(filters, kz, ky, kx), partial
-    kernel_continuity_forward_kernel(filters, *arrays)
-    return (partial.sum(axis=0) / pairs).astype(w.dtype), (slope, pairs)
+    kernel_continuity_forward_kernel(filters, *arrays, w.dtype.type(2 / pairs))
+    return reduced(partial, w, pairs)[0], slope
 
 
 def kernel_continuity_backward(gl: Any, saved: Any) -> Array:
-    slope, pairs = saved  # so few numbers that the forward pass computes both
-    return slope * (gl / pairs).astype(slope.dtype)
+    return saved * scalar(gl, saved)  # so few numbers that the forward pass computes both
 
 
 @kernel
-def kernel_continuity_forward_kernel(start, stop, w, slope, partial):
+def kernel_continuity_forward_kernel(start, stop, w, slope, partial, scale):
     _, depth, height, width = w.shape
     for f in range(start, stop):
         total = 0.0
@@ -157,7 +158,7 @@ def kernel_continuity_forward_kernel(start, stop, w, slope, partial):
                     total += np.float64(rx * rx) + np.float64(ry * ry) + np.float64(rz * rz)
                     g = rx + ry + rz + (here - w[f, z, y, max(x - 1, 0)])
                     g += (here - w[f, z, max(y - 1, 0), x]) + (here - w[f, max(z - 1, 0), y, x])
-                    slope[f, z, y, x] = g + g
+                    slope[f, z, y, x] = scale * g
         partial[f] = total
 
 

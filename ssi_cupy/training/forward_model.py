@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import symmetry
-from ..engine.backend import empty
+from ..engine.backend import empty, host
 from ..engine.checks import InputError, positive_int
 from ..engine.types import Array, Shape
 from ..noise import NoiseModel, noise_model
@@ -78,7 +78,7 @@ def _in_units(g, offset, scale, y):
     """`g` itself where it is linear and leaves constants alone: then units are nothing to it."""
     ones = empty(y.shape, np.float32, like=y)
     ones[...] = 1
-    image = apply(g, ones)
+    image = host(apply(g, ones))
     if image.shape != ones.shape:
         raise InputError("physics", f"an output of the input's shape {y.shape}", f"{image.shape}")
     keeps = is_linear(g) and np.abs(image - 1).max() <= 1e-5

@@ -19,11 +19,12 @@ from .. import symmetry
 from ..engine.backend import Numbers, empty, host, is_cupy, namespace, zeros
 from ..engine.gpu.graph import Capture
 from ..engine.types import Array
-from ..masking import fill, keep_blind, within
+from ..masking import fill, keep_blind, outside, within
 from ..ops.loss_terms import weighted_sum
 from ..ops.pad import branch
+from ..ops.scalars import add_to
 from ..ops.total_variation import kernel_continuity
-from ..optim import Adam, MovingAverage, total
+from ..optim import Adam, MovingAverage, follow, total
 from ..physics import apply
 from ..tape import Tape
 from ..unet import parameter, unet, unet_forward
@@ -112,6 +113,7 @@ class Training:
         self.capture = Capture(is_cupy(like) and model.graph and is_ours(model.physics))
         self.numbers = Numbers(NUMBERS + OWN * bool(self.learning), like)
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
+        self.share = on_device(np.full(1, 1 / recipe.accumulate, np.float32), model.device)[0]
         self.check = zeros(1, np.float64, like)  # the validation loss of one batch
         self.parts = ()  # names of the loss's terms
 
@@ -200,14 +202,14 @@ class Training:
             weights = (1.0, recipe.continuity)
             loss = weighted_sum(loss, kernel_continuity(kernel), weights=weights)
         missed = self.losses.validation(prediction.value, y, scored)
-        tape.backward(loss, loss.value * 0 + 1 / recipe.accumulate)
+        tape.backward(loss, self.share)
 
         self.gradient += parameters.grad
         for batch in self.batch_statistics:  # the whole pass first
-            self.statistics += self.momenta * (batch - self.statistics)
+            follow(self.statistics, batch, self.momenta)
         self.parts = tuple(parts)
         for i, value in enumerate((loss.value, missed, *parts.values()), 1):
-            self.sums[i : i + 1] += value / recipe.accumulate
+            add_to(self.sums[i : i + 1], value, 1 / recipe.accumulate)
 
     def _update(self):
         """optim: the weights follow the gradient; the report is written."""
@@ -254,7 +256,7 @@ class Training:
         """A batch with its validation pixels hidden and no others; the pixels that are not."""
         alone, options = self._stand_ins()
         shown = fill(y, validation, alone, self.seed, self.numbers["draw"], **options)
-        return self._with_missing(shown), within(1 - validation, inside)
+        return self._with_missing(shown), outside(inside, validation)
 
     def _stand_ins(self):
         """What validation pixels are filled with, and the options of `fill` for all."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .. import random
-from ..engine.backend import empty, zeros
+from ..engine.backend import empty, moved, zeros
 from ..engine.checks import Checked, InputError, maybe, several, whole
 from ..engine.types import Array, DTypeLike, Shape
 
@@ -159,9 +159,9 @@ class Network(Checked):
         """The parameters before training, (`size`,), each by the law that `start` names.
 
         ``("uniform", n)``: between ±1/√n. ``("normal", σ)``: of mean 0 and standard deviation σ.
-        ``("constant", c)``: c. The same seed gives the same values on every device.
+        ``("constant", c)``: c. They are made on the CPU, so the same bits on every device.
         """
-        vector = zeros(self.size, dtype, like)
+        vector = zeros(self.size, dtype)
         drawn = {}
         for name, (place, _) in self.layout.items():
             law, value = self.start(name)
@@ -170,13 +170,13 @@ class Network(Checked):
                 continue
             if law not in drawn:
                 draw = getattr(random, law)
-                drawn[law] = draw((self.size,), seed=seed, stream=random.Stream.WEIGHTS, like=like)
+                drawn[law] = draw((self.size,), seed=seed, stream=random.Stream.WEIGHTS)
             numbers = drawn[law][place]
             if law == "uniform":
                 vector[place] = (2 * numbers - 1) / np.sqrt(value)
             else:
                 vector[place] = numbers * value
-        return vector
+        return moved(vector, like)
 
     def initial_statistics(self, dtype: DTypeLike = np.float32, like: Array | None = None) -> Array:
         """Means of 0 and variances of 1."""

@@ -11,6 +11,7 @@ import numpy as np
 from . import emulator
 
 COUNTED = "uploads downloads waits operations mallocs captures replays plans modules".split()
+COUNTED += ["elementwise"]  # launches of cupy's own kernels
 
 
 class OutOfMemoryError(MemoryError):
@@ -51,6 +52,7 @@ class Device:
 
     def compiles(self, *kernel):
         """An elementwise kernel of cupy's own, which is a module on its first use."""
+        self.counts["elementwise"] += 1
         if kernel not in self.kernels:
             self.to_host("modules")
             self.kernels.add(kernel)

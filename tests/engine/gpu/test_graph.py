@@ -162,6 +162,31 @@ def test_a_step_reads_once_uploads_its_numbers_and_takes_no_memory(device, name,
         assert more["operations"] <= 8 * batches
 
 
+LEFT_TO_CUPY = {
+    "default": 20,
+    "ssi": 10,
+    "no masking": 11,
+    "two branches": 62,
+    "patches": 86,
+    "everything": 33,
+}  # launches in a step
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_numbers_are_computed_by_kernels_of_our_own(device, name):
+    """Each of cupy's own is a module that is compiled on first use, for each combination of dtypes.
+    What is left to them copies, fills, adds gradients, and multiplies a gain or sums a bias."""
+    training = training_of(RECIPES[name], graph=False)
+    training.step(), training.step()
+    before = dict(device.counts)
+    training.step()
+    more = {name: device.counts[name] - before[name] for name in ("elementwise", "modules")}
+    assert more == {"elementwise": LEFT_TO_CUPY[name], "modules": 0}
+    training.finish()
+    assert {kernel for kernel, *_ in device.kernels} <= {"copy", "add", "sum", "multiply"}
+    assert len(device.kernels) <= 12
+
+
 # ---- what cannot be captured --------------------------------------------------------------------
 
 
