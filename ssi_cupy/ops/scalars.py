@@ -64,7 +64,7 @@ def add_to(total: Array, term: Any, factor: float) -> None:
 
 def scalar(value: Any, like: Array) -> Array:
     """`value` as an array of one element, which a kernel of either device can read."""
-    if getattr(value, "dtype", None) == like.dtype and is_cupy(value) == is_cupy(like):
+    if hasattr(value, "dtype") and value.dtype == like.dtype and is_cupy(value) == is_cupy(like):
         return value.reshape(1)
     array = empty(1, like.dtype, like=like)
     array[...] = value

@@ -16,12 +16,12 @@ A number v is rounded to TF32, 11 significant bits, half away from zero. What is
 
 the last, at most 2⁻²² of the whole, is left out (three products: "tf32x3").
 
-Tensor cores do not round sums, they cut them towards zero [1]_: four products and what they are added
-to are aligned to the largest of them and cut behind its 25th bit, and their sum behind its 24th. So
-each such step loses at most 5 · 2⁻²⁴ + 2⁻²³ = 3.5 · 2⁻²³ of the largest number in it, and K products
-at most 3.5 · 2⁻²³ · K / 4 of the largest that their sum has been ("tf32"). With three products, eight
-of these begin at zero, and their sum is added in float32, to the nearest: what is cut is at most
-7 · 2⁻²³ of the sum of the sizes of such eights, whatever K is.
+Tensor cores do not round sums, they cut them towards zero [1]_: four products and what they are
+added to are aligned to the largest of them and cut behind its 25th bit, and their sum behind its
+24th. So such a step loses at most 5 · 2⁻²⁴ + 2⁻²³ = 3.5 · 2⁻²³ of the largest number in it, and K
+products at most 3.5 · 2⁻²³ · K / 4 of the largest that their sum has been ("tf32"). With three
+products, eight of these begin at zero, and their sum is added in float32, to the nearest: what is
+cut is at most 7 · 2⁻²³ of the sum of the sizes of such eights, whatever K is.
 
 On a CPU numbers are rounded likewise and then convolved as ever, so that what "tf32" does to a
 training can be seen there; to "tf32x3", float32 itself comes as near. On neither is cut.

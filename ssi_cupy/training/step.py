@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import symmetry
-from ..engine.backend import Numbers, empty, host, is_cupy, namespace, zeros
+from ..engine.backend import Numbers, empty, host, is_cupy, moved, zeros
 from ..engine.gpu.graph import Capture
 from ..engine.types import Array
 from ..masking import fill, keep_blind, outside, within
@@ -113,7 +113,7 @@ class Training:
         self.capture = Capture(is_cupy(like) and model.graph and is_ours(model.physics))
         self.numbers = Numbers(NUMBERS + OWN * bool(self.learning), like)
         self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
-        self.share = on_device(np.full(1, 1 / recipe.accumulate, np.float32), model.device)[0]
+        self.share = moved(np.full(1, 1 / recipe.accumulate, np.float32), like)[0]
         self.check = zeros(1, np.float64, like)  # the validation loss of one batch
         self.parts = ()  # names of the loss's terms
 
@@ -350,14 +350,14 @@ class Training:
         for y in self.source.every():
             batch = empty(self.statistics.shape, self.statistics.dtype, like=y)
             unet(self._shown(y), parameters, net=self.net, batch_statistics=batch)
-            found.append(batch)
-        found = namespace(*found).stack(found)
+            found.append(host(batch))  # a few numbers
+        found = np.stack(found)
         mean, spread = found.mean(axis=0), found.var(axis=0)
         for place in self.net.statistics_layout.values():
             middle = (place.start + place.stop) // 2
             # variances of the whole: within the symmetries, and between them
             mean[middle : place.stop] += spread[place.start : middle]
-        return mean
+        return moved(mean, parameters)
 
     def close(self) -> None:
         """Give back what the GPU holds for the next step. There can be none after it."""
