@@ -27,9 +27,10 @@ def is_cupy(array: object) -> bool:
 def namespace(*arrays: Any) -> Any:
     """numpy or cupy, whichever all `arrays` belong to. `DeviceError` where they are mixed."""
     cupy = sys.modules.get("cupy")
-    if cupy is None or not any(isinstance(a, cupy.ndarray) for a in arrays):
+    kinds = set(map(type, arrays)) if cupy is not None else ()  # few: this is asked at each launch
+    if not any(issubclass(kind, cupy.ndarray) for kind in kinds):
         return np
-    if any(isinstance(a, np.ndarray) for a in arrays):
+    if any(issubclass(kind, np.ndarray) for kind in kinds):
         raise DeviceError("arrays", "all on one device", "numpy and cupy arrays mixed")
     return cupy
 

@@ -9,6 +9,7 @@ arguments and the same grid.
 from __future__ import annotations
 
 import functools
+import sys
 
 import numpy as np
 
@@ -64,11 +65,12 @@ def launch_kernel(kernel, n, args):
     function, grid, block, shared, templates = known
     values = []
     for template, arg in zip(templates, args, strict=True):
-        if isinstance(template, np.dtype):
+        if isinstance(template, tuple):  # of an array: numpy takes a struct's bytes, but not a
+            dtype, shape = template  # struct, in less time than a launch
+            memory = bytearray(arg.data.ptr.to_bytes(8, sys.byteorder) + shape)
+            values.append(np.frombuffer(memory, dtype))
+        elif isinstance(template, np.dtype):
             values.append(np.array([arg], template))
-        elif template.dtype.names:
-            values.append(template.copy())
-            values[-1]["data"] = arg.data.ptr
         else:
             values.append(template)
     function(grid, block, tuple(values), shared_mem=shared)
@@ -83,8 +85,8 @@ def _signature(arg):
 
 
 def _prepared(kernel, n, args, device):
-    """(function, grid, block, bytes of shared memory, one for each argument: its value, or that of
-    an array without the address, or the dtype that it will have)."""
+    """(function, grid, block, bytes of shared memory, one for each argument: its value, or the dtype
+    that it will have, or for an array dtype and bytes of its struct, these without the address)."""
     import cupy
 
     if kernel.stem not in stems() or kernel.__name__ not in signatures(kernel.stem):
@@ -102,11 +104,13 @@ def _prepared(kernel, n, args, device):
     function = _function(kernel.stem, kernel.__name__, types, device)
     if shared > function.max_dynamic_shared_size_bytes:
         function.max_dynamic_shared_size_bytes = shared
-    templates = [
-        value.dtype if isinstance(arg, (float, np.floating)) else value
-        for value, arg in zip(values, args, strict=True)
-    ]
-    return function, grid, block, shared, templates
+    return function, grid, block, shared, list(map(_template, values, args))
+
+
+def _template(value, arg):
+    if value.dtype.names:
+        return value.dtype, value.tobytes()[8:]
+    return value.dtype if isinstance(arg, (float, np.floating)) else value
 
 
 @functools.cache

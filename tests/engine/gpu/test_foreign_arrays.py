@@ -15,7 +15,7 @@ from ssi_cupy.engine.arrays import as_array, by_slices
 from ssi_cupy.engine.checks import DeviceError, InputError
 from ssi_cupy.noise import estimate_noise
 
-IMAGE = np.clip(picture((18, 21)), 0, None)
+IMAGE = np.clip(picture((18, 21)), 0, None) / 2
 HIDDEN = (IMAGE > np.quantile(IMAGE, 0.9)).astype(np.uint8)
 QUICK = {"num_iter": 1, "progress": False, "refine": False}
 
