@@ -75,10 +75,10 @@ struct Walk {
     }
 };
 
-// Whether the pixels of a channel, and a grid's step beyond them, are numbers of 32 bits.
+// Whether the pixels of some channels, and a grid's step beyond them, are numbers of 32 bits.
 template <class T>
-__device__ inline bool counted_in_32_bits(const Array<T, 5>& map) {
-    return map.shape[2] * map.shape[3] * map.shape[4] < (1ll << 31);
+__device__ inline bool counted_in_32_bits(const Array<T, 5>& map, int64 channels = 1) {
+    return channels * map.shape[2] * map.shape[3] * map.shape[4] < (1ll << 31);
 }
 
 // ---- sums over the threads of a block ---------------------------------------------------------

@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from .engine.arrays import as_array
+from .engine.backend import moved
 from .engine.checks import (
     InputError,
     number,
@@ -142,10 +143,11 @@ def degrade(
 
     blurred = blur(normalise(image), psf, mode)
     # The order of the draws is the published one. FFTs leave tiny values below zero: no variance.
-    y = blurred + np.sqrt(np.maximum(alpha * blurred, 0) + sigma**2) * rng.normal(size=image.shape)
+    normal = moved(rng.normal(size=image.shape), blurred)
+    y = blurred + np.sqrt(np.maximum(alpha * blurred, 0) + sigma**2) * normal
     if salt_pepper > 0:
-        replaced = rng.uniform(size=image.shape) < salt_pepper
-        y = np.where(replaced, rng.uniform(size=image.shape), y)
+        where, what = (moved(rng.uniform(size=image.shape), blurred) for _ in range(2))
+        y = np.where(where < salt_pepper, what, y)
     if bits is not None:
         y = np.around(2.0**bits * y) / 2.0**bits
     return np.clip(y, 0, 1).astype(np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..engine import checks
 from ..engine.arrays import as_array
+from ..engine.backend import host
 from ..engine.types import Array, ArrayLike, Float64Array
 
 
@@ -55,9 +56,9 @@ def blocked_part(
     PSF passes less than 1 % of, or at least 2 % of all)."""
     from scipy import fft
 
-    image = checks.real_array(as_array(image, "image"), "image", ndim=(2, 3, 5))
+    image = host(checks.real_array(as_array(image, "image"), "image", ndim=(2, 3, 5)))
     image = checks.varying(image, "image")
-    psf = np.ones((1, 1)) if psf is None else as_array(psf, "psf")
+    psf = np.ones((1, 1)) if psf is None else host(as_array(psf, "psf"))
     psf = checks.point_spread_function(psf, ndim=(2, 3))
     checks.representable(float(image.min()), float(image.max()))
     image = np.asarray(image, np.float64)

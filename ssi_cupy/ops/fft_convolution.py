@@ -56,7 +56,8 @@ fft_convolution = op(fft_convolution_forward, fft_convolution_backward)
 
 def _filtered(x, transfer, plans=None, conjugate=False):
     spectrum = contiguous(fourier.rfftn(x, plans))
-    parts = [a.view(x.dtype).reshape(-1, transfer.shape[-1], 2) for a in (spectrum, transfer)]
+    both = spectrum, contiguous(transfer, spectrum.dtype)
+    parts = [a.view(spectrum.dtype.char.lower()).reshape(-1, a.shape[-1], 2) for a in both]
     filter_kernel(len(parts[0]), *parts, conjugate)
     return fourier.irfftn(spectrum, x.shape[2:], plans)
 

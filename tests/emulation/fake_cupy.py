@@ -144,7 +144,7 @@ class ndarray(NDArrayOperatorsMixin):
             return _computed(
                 lambda *a: function(a, *args[1:], **options), *args[0], name=f"concatenate {some}"
             )
-        if function in (np.where, np.partition, np.clip, np.ldexp):
+        if function in (np.where, np.partition, np.clip, np.ldexp, np.around):
             return _computed(lambda *a: function(*a, **options), *args, name=function.__name__)
         raise NotImplementedError(function.__name__)
 

@@ -85,8 +85,8 @@ def _signature(arg):
 
 
 def _prepared(kernel, n, args, device):
-    """(function, grid, block, bytes of shared memory, one for each argument: its value, or the dtype
-    that it will have, or for an array dtype and bytes of its struct, these without the address)."""
+    """(function, grid, block, bytes of shared memory, one for each argument: its value; or the
+    dtype that it will have; or, of an array, dtype and bytes of its struct without the address)."""
     import cupy
 
     if kernel.stem not in stems() or kernel.__name__ not in signatures(kernel.stem):

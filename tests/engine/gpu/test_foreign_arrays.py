@@ -9,7 +9,7 @@ import pytest
 import ssi_cupy
 from emulation import fake_cupy
 from small_runs import PSF, model_of, picture
-from ssi_cupy import classical, physics, psf
+from ssi_cupy import classical, degrade, physics, psf
 from ssi_cupy.classical import shared
 from ssi_cupy.engine.arrays import as_array, by_slices
 from ssi_cupy.engine.checks import DeviceError, InputError
@@ -77,6 +77,7 @@ DOORS = {
     "classical": lambda y, h: shared.inputs(y, h, False)[1],
     "weights": lambda y, h: shared.weights(y, as_array(OnGPU(IMAGE), "image")),
     "prepare": lambda y, h: psf.prepare(h, background=0)[0],
+    "degrade": lambda y, h: degrade.degrade(y, h, rng=0),
     "estimate_noise": lambda y, h: np.float64(estimate_noise(y, h)),
 }  # fmt: skip
 
