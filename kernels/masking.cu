@@ -31,18 +31,6 @@ extern "C" __global__ void stratified_mask_kernel(
         mask(box / (bx * by * bz), z, y, x) = 1;
 }
 
-// found = a or b, a and b, a and not b. gridDim.y blocks for each plane; `group` of a's share one of b's.
-extern "C" __global__ void combine_masks_kernel(
-    Array<const uint8, 2> a, Array<const uint8, 2> b, Array<uint8, 2> found, int64 group, int64 how
-) {
-    const int64 plane = blockIdx.x, pixels = a.shape[1];
-    for (int64 i = int64(blockIdx.y) * blockDim.x + threadIdx.x; i < pixels;
-         i += int64(gridDim.y) * blockDim.x) {
-        const uint8 m = a(plane, i), other = b(plane / group, i);
-        found(plane, i) = how == 0 ? m | other : m & (how == 1 ? other : uint8(~other));
-    }
-}
-
 // A thread has a Philox block, so four pixels. `group` channels share a mask.
 extern "C" __global__ void fill_gaussian_kernel(
     Array<const real, 1> image, Array<const uint8, 1> hidden, Array<real, 1> filled, int64 group,

@@ -32,8 +32,9 @@ from .engine.checks import (
     positive_int,
     real,
 )
-from .engine.gpu.launch import blocks_per_item, threads_per_item
+from .engine.gpu.launch import threads_per_item
 from .engine.types import Array, Shape
+from .ops.masks import BOTH, BUT, EITHER, combined
 from .random import CHUNK, Stream, below, bits, chunks, fill_normals, fill_words, place, words
 
 NO_NOISE = np.zeros(1)
@@ -219,39 +220,17 @@ def keep_blind(mask: Array, validation: Array) -> tuple[Array, Array]:
         What the network must not see; what its loss looks at: the hidden ones that are not
         validation pixels.
     """
-    return _combined(mask, validation, EITHER), _combined(mask, validation, BUT)
+    return combined(mask, validation, EITHER), combined(mask, validation, BUT)
 
 
 def within(pixels: Array, inside: Array) -> Array:
     """The pixels of a mask that are inside: where both arrays of uint8 are 1."""
-    return _combined(pixels, inside, BOTH)
+    return combined(pixels, inside, BOTH)
 
 
 def outside(pixels: Array, of: Array) -> Array:
     """The pixels of a mask that are not among others: where the second array of uint8 is 0."""
-    return _combined(pixels, of, BUT)
-
-
-EITHER, BOTH, BUT = range(3)
-
-
-def _combined(a, b, how):
-    """a or b, a and b, a but not b; one channel of b may be for all of a's."""
-    found = empty(a.shape, np.uint8, like=a)
-    rows = [m.reshape(m.shape[0] * m.shape[1], -1) for m in (a, b, found)]
-    combine_masks_kernel(len(rows[0]), *rows, len(rows[0]) // len(rows[1]), how)
-    return found
-
-
-@kernel(launch=blocks_per_item, over=0)
-def combine_masks_kernel(start, stop, a, b, found, group, how):
-    for plane in range(start, stop):
-        for i in range(a.shape[1]):
-            m, other = a[plane, i], b[plane // group, i]
-            if how == 0:
-                found[plane, i] = m | other
-            else:
-                found[plane, i] = m & (other if how == 1 else ~other)
+    return combined(pixels, of, BUT)
 
 
 def _mask_shape(shape, per_channel):
