@@ -30,6 +30,7 @@ BENCHES = {
     "trust": {
         "calibrate": "settings of classical methods by held-out data, beside the best by the truth",
         "verdict": "what is said of healthy and of sabotaged runs; is the uncertainty right?",
+        "width": "what held-out pixels say of a PSF's width, right or wrong: no network",
         "size": "whole restorations, from small images to large volumes: seconds and memory",
         "noise": "the default beside classical oracles, from little noise to few photons",
         "mutants": "small faults put into the code: which of them do the tests notice?",

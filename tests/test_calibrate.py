@@ -83,6 +83,23 @@ def test_richardson_lucy_stops_near_the_best(hold_out):
     assert list(found.curve[:, 0]) == list(range(1, len(found.curve) + 1))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_points_of_light_are_not_stopped_at_once(seed):
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((96, 96))
+    truth[tuple(rng.integers(0, 96, (2, 60)))] = rng.random(60)
+    truth = gaussian_filter(truth, 0.7)
+    truth = 0.02 + 0.98 * truth / truth.max()
+    image = np.random.default_rng(4 + seed).poisson(30 * degrade.blur(truth, PSF, "mirror"))
+    found = classical.calibrate(classical.richardson_lucy, image, PSF)
+    score = [
+        metrics.psnr(truth, classical.richardson_lucy(image, PSF, n) / 30, data_range=1)
+        for n in range(1, 13)
+    ]
+    assert found.hold_out == "counts" and found.setting > 1
+    assert max(score) - score[found.setting - 1] < 1
+
+
 @pytest.mark.parametrize("name", ["tv_admm", "tv_chambolle_pock", "wiener"])
 def test_a_weight_near_the_best(name):
     truth, setting = scene(), "balance" if name == "wiener" else "weight"

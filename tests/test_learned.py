@@ -87,9 +87,23 @@ def test_its_gradient_is_that_of_the_blurred_image(mode, units):
 @pytest.mark.parametrize("start", [0.6, 1.6])
 def test_it_finds_the_width_that_edges_tell(start):
     model = SelfSupervisedInverse(LearnedPSF(2 * start), rng=0)
-    model.fit(boxes(), steps=300, progress=False)
+    model.fit(boxes(96), steps=300, progress=False)
     assert model.physics.sigma == pytest.approx(2, rel=0.1)
     assert model.physics.told and abs(np.log(model.physics.sigma / 2)) < 2 * model.physics.error
+
+
+def test_it_finds_along_which_axis_edges_are_softer():
+    from ssi_cupy import degrade
+
+    sharp = boxes(sigma=0.01, noise=0)
+    kernel = LearnedPSF(2.0, anisotropy=1.3).psf[0]
+    image = degrade.blur(sharp, kernel, mode="mirror")
+    image = image + 0.03 * np.random.default_rng(0).normal(size=image.shape)
+    model = SelfSupervisedInverse(LearnedPSF(2.0, learn=("sigma", "anisotropy")), rng=0)
+    found = model.fit(image, steps=300, progress=False).physics
+    assert found.anisotropy == pytest.approx(1.3, rel=0.13)
+    assert abs(found.angle) < 0.2
+    assert found.sigma == pytest.approx(2, rel=0.2)
 
 
 def test_a_training_gone_on_with_has_the_same_bits(tmp_path):

@@ -23,6 +23,7 @@ from ssi_cupy.inference.uncertainty import passed
 from ..papers import images
 
 NOISE = {0.1: 0.01, 0.03: 0.0, 0.01: 0.0}  # σ: salt and pepper
+HALVES = {"tuning": 0, "judging": 1}  # the first image of each, of every other one
 LOSS = 1.0
 TRAINING = ("diverged", "constant", "checkerboard", "flux", "misfit", "bias", "held_out", "rivals")
 SABOTAGE = {  # what is wrong → the reasons that are right
@@ -108,7 +109,7 @@ def crops(path, size, count):
 
 def jobs(paths, half, healthy):
     """(name, number of the crop, σ, kind), the healthy ones spread over images and noise."""
-    names = sorted(paths)[{"tuning": 0, "judging": 1}[half] :: 2]
+    names = sorted(paths)[HALVES[half] :: 2]
     kinds = list(SABOTAGE)
     levels = list(NOISE)
     for i in range(max(healthy, len(kinds) * len(levels))):
@@ -171,7 +172,7 @@ def plot(rows, path):
 def main(arguments):
     parser = argparse.ArgumentParser("python -m bench verdict", description=__doc__)
     parser.add_argument("--images", nargs="+", help=images.IMAGES)
-    parser.add_argument("--half", choices=("tuning", "judging"), default="judging")
+    parser.add_argument("--half", choices=tuple(HALVES), default="judging")
     parser.add_argument("--healthy", type=int, default=50, metavar="N", help="healthy runs")
     parser.add_argument("--size", type=int, default=96, metavar="PIXELS")
     parser.add_argument("--steps", type=int, default=300)

@@ -9,6 +9,7 @@ that the PSF does not pass, and in the residual.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..classical import calibrate, richardson_lucy, tv_admm, width_profile
 from ..engine.backend import host
-from ..engine.types import Array, Shape
+from ..engine.types import Array, Mode, Shape
 from ..noise import noise_model
 from ..physics import LearnedPSF, PSFConvolution
 from ..psf.resampling import widened
@@ -39,7 +40,7 @@ PEDESTAL, BOX = 0.05, 0.9  # of a PSF's sum in a background; a box is all backgr
 OFF_CENTRE = 1.0  # pixels
 WIDTHS = tuple(2.0 ** (np.arange(-2, 3) / 2))  # times the PSF's: what is compared with it
 OTHER = 1.2  # times as wide, or as narrow, is the best of another width: it is doubtful then,
-WIDE, NARROW = 2.5, 3.0  # if the PSF is so many standard errors worse; samples may be soft
+WIDE, NARROW = 2.5, 3.7  # if the PSF is so many standard errors worse; samples may be soft
 SLOPE = 0.25  # by which thirds of the spectrum may differ, beyond chance
 BEYOND = 1.6  # power over the noise's, at low frequencies that the PSF passes little of
 MISFIT = 4.0  # the same where it passes most
@@ -159,7 +160,7 @@ def judge(
             seen = HeldOut(y, pixels, blind, reading)
             reasons += _about_held_out(seen, psf, g, steps, numbers)
         if psf is not None and psf.size > 1 and steps >= RIVALS_FROM:
-            reasons += _about_width(y, psf, g.mode, noise, mask, numbers)
+            reasons += about_width(y, psf, g.mode, noise, mask, numbers)
     if isinstance(g, LearnedPSF) and g.told is False:
         told = f"the image does not tell how wide its blur is: {g.sigma:.2g} pixels"
         reasons.append(Reason("psf_untold", "doubtful", f"{told} ± {100 * g.error:.0f} %"))
@@ -351,7 +352,9 @@ def _against_rivals(seen, psf, mode, numbers):
                      f"{numbers[best]:.2f}")  # fmt: skip
 
 
-def _about_width(y, psf, mode, noise, mask, numbers):
+def about_width(
+    y: Array, psf: Array, mode: Mode, noise: float, mask: Array | None, numbers: dict[str, float]
+) -> Iterator[Reason]:
     """A PSF that is wider or narrower than the blur of the image, by pixels held out anew."""
     part, _ = _part(y.shape, psf.shape)
     if part is None:

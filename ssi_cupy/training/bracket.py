@@ -70,7 +70,7 @@ def bracketed(g: LearnedPSF, y: Array, masked: Array | None, seed: int) -> tuple
         return g, LOST
     for axis in (depth, across, depth) if "sigma_z" in g.learn else ():
         _, guess = profile(THIRDS, axis, wide.weight)
-    _, guess = profile(SIXTHS, depth + across, wide.weight)
+    _, guess = profile(SIXTHS, depth + across)
     share = GUESS**2 / (GUESS**2 + error**2)
     start, room = g.guess.copy(), np.log(FACTOR)
     change = share * (guess[:2] - np.where(np.isfinite(start[:2]), start[:2], 0.0))

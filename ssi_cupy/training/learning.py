@@ -21,7 +21,7 @@ from ..engine.types import Array
 from ..ops.gaussian_convolution import NUMBER
 from ..optim import Adam
 from ..physics import LearnedPSF
-from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, live, replaced, to_learn
+from ..physics.learned import FACTOR, NAMES, PRIOR, PUSH, WEAK, live, replaced, to_learn
 from ..recipes import Recipe
 from .bracket import LOST, bracketed, part_of
 from .image_sets import Images
@@ -74,9 +74,11 @@ class PSFLearning:
         guess = np.where(np.isneginf(source.guess), -50.0, source.guess)  # no width along Z
         start = np.where(np.isneginf(source.parameters), -50.0, source.parameters)
         room = np.log(FACTOR) * np.array([1, 1, 1, 0, 0, 0, 0]) + [0, 0, 0, np.pi, 3, 3, 3]
-        arrays = self.mask, guess, start, PUSH, guess - room, guess + room
+        prior = np.full(NUMBER, WEAK)
+        prior[:2] = WEAK if "anisotropy" in source.learn else PRIOR
+        arrays = self.mask, guess, start, PUSH, prior, guess - room, guess + room
         arrays = [moved(np.asarray(a, np.float32), like) for a in arrays]
-        self.learned, self.guess, start, self.push, self.low, self.high = arrays
+        self.learned, self.guess, start, self.push, self.prior, self.low, self.high = arrays
         self.live.parameters[...] = start
         self.optimiser = Adam(len(PUSH), np.float32, lr=RATE, betas=BETAS, like=like)
 
@@ -106,7 +108,7 @@ class PSFLearning:
             return
         p, loss = self.live.parameters, sums[3:4].astype(np.float32)
         slope = self.live.gradient / np.maximum(loss, np.float32(1e-12))
-        pull = slope - self.push + np.float32(PRIOR) * (p - self.guess)
+        pull = slope - self.push + self.prior * (p - self.guess)
         nothing = numbers["draw"] * 0
         self.optimiser.move(p, pull * self.learned, rate=numbers["own_rate"],
                             root=numbers["own_root"], sigma=nothing, step=nothing)  # fmt: skip

@@ -82,7 +82,7 @@ def test_a_psf_of_another_width_than_the_blur(factor, expected):
     truth = np.kron(rng.random((14, 14)), np.ones((7, 7)))
     y = degrade.blur(truth, gaussian(2.0), "mirror") + 0.03 * rng.normal(size=truth.shape)
     numbers = {}
-    reasons = verdict._about_width(y, gaussian(2 * factor), "mirror", 0.03, None, numbers)
+    reasons = verdict.about_width(y, gaussian(2 * factor), "mirror", 0.03, None, numbers)
     assert {reason.name for reason in reasons} == expected
     assert numbers["width"] * factor == pytest.approx(1, rel=0.15)
     assert numbers["width_low"] < numbers["width"] < numbers["width_high"]
