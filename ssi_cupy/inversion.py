@@ -257,8 +257,9 @@ class SelfSupervisedInverse:
         ----------
         image : (Y, X), (Z, Y, X) or (N, C, Z, Y, X) array of real numbers
             May be a memory-mapped file, or anything else that has a shape and a dtype and is read
-            by slices, as of Zarr or Dask: of what does not fit into memory, a tile at a time is
-            read. Of an xarray.DataArray, the result is one.
+            by slices, as of Zarr: of what does not fit into memory, a tile at a time is read. Of
+            an xarray.DataArray, the result is one; of a Dask array, unless there is an `out`, it
+            is a lazy one of the same bits, see `inference/dask_arrays.py`.
         mask : array of bool or "nan", optional
             The pixels that say nothing, as of `fit`. They are restored from those around them.
         tile_size : int or tuple of int, optional

@@ -1,7 +1,7 @@
 """One call, arrays in and out: `deconvolve` and `denoise`.
 
-Around `inversion.py` this adds what a user's array brings along: names for
-its axes, channels and time points (each is restored by itself), pixel sizes, the device.
+Around `inversion.py` this adds what a user's array brings along: names for its axes, channels and
+time points (each restored by itself or by a training in common), pixel sizes, the device.
 """
 
 from __future__ import annotations
@@ -207,11 +207,10 @@ def deconvolve(
         Axes along which images share one training of so many steps, each in turn. By default each
         has its own. Channels must have one PSF, and are trained on in units of their own.
     mask : array of bool or "nan", optional
-        The pixels that say nothing of the sample, as dead or saturated ones and the corners of a
-        deskewed stack: True where one is masked, of the image's shape or one that is broadcast to
-        it; with "nan", where the image is NaN. Whatever they hold changes no bit of the result:
-        they are hidden in every step, count in no loss and no statistic, and are restored from
-        those around them. What a masked array masks is masked.
+        The pixels that say nothing of the sample, as dead ones and the corners of a deskewed stack:
+        True where one is masked, of the image's shape or one that is broadcast to it; with "nan",
+        where the image is NaN. Whatever they hold changes no bit of the result: they are hidden in
+        every step, count nowhere, and are restored from those around them.
     spacing, psf_spacing : float or sequence of float, optional
         Pixel sizes in µm of the image and of the PSF, along ([Z,] Y, X). A PSF of another pixel
         size is resampled by `psf.prepare`, which cleans and centres it only if it was measured.
@@ -247,7 +246,8 @@ def deconvolve(
     Returns
     -------
     restored : array of float32, of the image's shape, axis order and units
-        On the image's device; a DataArray for a DataArray, else of numpy or cupy.
+        On the image's device; a DataArray or Dask array for one, else of numpy or cupy. Of a Dask
+        array of which a training sees but parts it is lazy, neither judged nor refined.
         Or a `Restoration`, with `full_output`; or a `Cost`, with `dry_run`.
 
     Raises
