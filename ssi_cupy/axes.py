@@ -150,11 +150,11 @@ def told(psf: Array) -> Array:
 
 
 def blank(
-    stack: Array, masks: Array | None, places: Sequence[tuple[int, ...]]
+    stack: Array, masks: Array | None, places: Sequence[tuple[int, ...]], others: Sequence[str]
 ) -> set[tuple[int, ...]]:
-    """The places of images that hold a single value, as of a shutter that was closed, or are masked
-    altogether: they stop nothing, unless all are such."""
-    found: set[tuple[int, ...]] = set()
+    """The places of time points that hold a single value: a shutter that was closed. So do those
+    that are masked altogether."""
+    found = set()
     for place in places:
         name = f"image[{', '.join(map(str, place))}]" if place else "image"
         y, mask = stack[place], None if masks is None else masks[place]
@@ -162,12 +162,19 @@ def blank(
         try:
             varying(y if mask is None or lost else host(y)[~mask], name)
         except InputError as error:
+            frames = [p for p in places if _but_time(p, others) == _but_time(place, others)]
+            if len(frames) == 1:
+                raise
             found.add(place)
-            if len(found) == len(places):
+            if found.issuperset(frames):
                 raise
             why = f"left as it is: expected {error.expected}, got {error.got}"
             log.warning("%s is %s", name, "NaN: all of it is masked" if lost else why)
     return found
+
+
+def _but_time(place, others):
+    return [i for i, a in zip(place, others, strict=True) if a != "T"]
 
 
 def blurs(

@@ -363,7 +363,7 @@ def _restore(given, image, masked, axes, physics, wanted, *, recipe, num_iter, r
     sizes(tile_size, tile_overlap, stack.shape)  # now, not after the training
     voxel(spacing, len(stack.shape))
     stack.single(checkpoint=checkpoint, resume=resume)
-    closed = blank(stack.images, stack.masks, stack.places)  # before the first is trained on
+    closed = blank(stack.images, stack.masks, stack.places, stack.others)  # before any training
     groups = stack.groups(share, closed, alike=len(physics) == 1 and not camera)
     seed = recipes.seed_from(rng)
     refine = recipe.refine if refine is None else refine

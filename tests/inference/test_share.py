@@ -53,14 +53,14 @@ def test_a_blank_frame_takes_no_part(caplog):
     np.testing.assert_array_equal(found.restored[[0, 2]], two)
 
 
-def test_a_blank_channel_stops_nothing(caplog):
-    stack = film(2)
-    stack[0] = 0
-    found = ssi_cupy.deconvolve(stack, PSF, axes="CYX", **QUICK)
-    np.testing.assert_array_equal(found[0], 0)
-    np.testing.assert_array_equal(found[1], ssi_cupy.deconvolve(stack[1], PSF, **QUICK))
-    with pytest.raises(InputError, match="one value"):
-        ssi_cupy.deconvolve(np.zeros_like(stack), PSF, axes="CYX", **QUICK)
+def test_a_frame_that_is_blank_in_one_channel_is_restored_in_the_other():
+    stack = np.stack([film(2), film(2)[::-1]])
+    stack[0, 1] = 0
+    found = ssi_cupy.deconvolve(stack, PSF, axes="CTYX", share="TC", **FULL)
+    assert [*found.each] == [(0, 0), (1, 0), (1, 1)]
+    np.testing.assert_array_equal(found.restored[0, 1], 0)
+    with pytest.raises(InputError, match="one value"):  # a channel with nothing in it is a mistake
+        ssi_cupy.deconvolve(np.stack([film(2), np.zeros((2, 24, 20))]), PSF, axes="CTYX", **QUICK)
 
 
 def test_channels_share_in_units_of_their_own():
