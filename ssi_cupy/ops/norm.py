@@ -19,6 +19,12 @@ Backward, in training mode, where μ and σ depend on every x::
 With ``relu=True`` y goes through max(·, 0), and gy above is set to 0 where y ≤ 0. In inference mode
 μ and σ are given, and gx = scale · gy.
 
+Of a batch that is a part of an image and unlike the others, μ and σ are not those of the whole, by
+which the network will be applied. *Batch renormalisation* (Ioffe 2017, Alg. 1) takes these, m and
+s, and the gradient of the former: with r = σ / s and d = (μ − m) / s, constants to it, ::
+
+    y = γ · (r · x̂ + d) + β        gγ = r · Σ gy · x̂ + d · Σ gy
+
 With k *branches*, x holds k equal groups along N, and each has μ, σ, scale and shift of its own: an
 affine then is (2, k · C), the first branch's channels first. gγ and gβ are sums over the branches.
 """
@@ -47,6 +53,7 @@ class Normed(NamedTuple):
     found: Array  # (2, branches · C) float64: μ, 1 / √(σ² + ε)
     training: bool  # whether mean and variance are those of x
     relu: bool
+    again: tuple[Array, Array] | None = None  # r and d, where it was renormalised
 
 
 def batch_norm_forward(
@@ -93,7 +100,7 @@ def batch_norm_backward(
 
     gγ and gβ are written to the two arrays `into`, where these are given.
     """
-    x, affine, found, training, relu = saved
+    x, affine, found, training, relu, again = saved
     gy = contiguous(gy)
     n, channels = x.shape[:2]
     parts = _parts(x)
@@ -108,7 +115,30 @@ def batch_norm_backward(
     gx = empty(x.shape, x.dtype, like=x)
     plus = empty((0,) * 5, x.dtype, like=x) if plus is None else contiguous(plus)
     batch_norm_backward_kernel(n * channels, x, affine, gy, found, coefficients, plus, gx, relu)
+    if again is not None:
+        r, d = again
+        gradients[0][...] = r * gradients[0] + d * gradients[1]
     return gx, *gradients
+
+
+def renormalised(
+    normed: Normed, gamma: Array, beta: Array, statistics: Sequence[Array] | Array, eps: float
+) -> Normed:
+    """What normalises by (mean, variance) in place of the batch's own, which stay in the gradient.
+
+    Parameters
+    ----------
+    normed : Normed
+        Of one branch, in training mode; its affine is changed.
+    gamma, beta : (C,) array
+    statistics : two (C,) arrays
+    eps : float
+    """
+    mean, variance = statistics
+    inverse = 1 / np.sqrt(variance + np.asarray(eps, variance.dtype))
+    scale, found = gamma * inverse, normed.found.astype(gamma.dtype)
+    normed.affine[0], normed.affine[1] = scale, beta - scale * mean
+    return normed._replace(again=(inverse / found[1], (found[0] - mean) * inverse))
 
 
 batch_norm = op(batch_norm_forward, batch_norm_backward)

@@ -20,6 +20,7 @@ from wherever the image is: an array, a memory-mapped file, Zarr or Dask. They a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -41,13 +42,13 @@ from .patches import CALIBRATION_PATCHES, Patches
 from .units import units_of
 
 BEYOND = 0.01  # of the PSF's light may fall outside the halo of a patch
-MULTIPLE = 16  # pixels: what sides of boxes are multiples of, where the image is larger
+LEAST, EVEN = 16, 8  # pixels a side: the least of a patch; what sides of boxes are multiples of
 BLOCK = {2: (1, 512, 512), 3: (64, 64, 64)}  # pixels along Z, Y, X after which validation repeats
-SAMPLES, SAMPLE = 9, {2: (1, 256, 256), 3: (48, 96, 96)}  # boxes that noise is measured in
+SAMPLES, SAMPLE = 64, {2: (1, 128, 128), 3: (32, 64, 64)}  # boxes that noise is measured in
 
 
 class LargeImage(Patches):
-    """Random patches of a large image; of several, of one after the other.
+    """Patches of a large image, one in each step; of several images, of one after the other.
 
     Parameters
     ----------
@@ -95,22 +96,17 @@ class LargeImage(Patches):
         self.noise, self.psf = noise, psf
         self.missing = missing.Missing(math.prod(self.shape[2:]), self.like)
 
-    def sample(self) -> tuple[Array, Array]:
-        """Boxes from all over the image, (N, C, Z, Y, X), in the unit of the training, and what of
-        them is not masked."""
-        shape = self.images.shapes[0][1:]
-        side = tuple(min(s, n) for s, n in zip(SAMPLE[self.ndim], shape, strict=True))
-        count = -(-math.prod(shape) // math.prod(side)) * len(self.images)
-        count = min(SAMPLES, count)
-        found, hidden = [], []
-        for i in range(count):
-            at = _place(i, 0, [n - s + 1 for n, s in zip(shape, side, strict=True)])
-            found.append(self._normalised(i % len(self.images), at, side))
-            hidden.append(self.images.masked(i % len(self.images), at, side))
-        if any(h is not None for h in hidden):
-            masked = np.stack([np.zeros((1, *side), bool) if h is None else h for h in hidden])
-            return np.stack(found), missing.seen(np.stack(found), masked)
-        return np.stack(found), np.stack(found)
+    def sample(self) -> tuple[Array, Array | None]:
+        """Boxes evenly from all over the images, (N, C, Z, Y, X), in the unit of the training; and
+        where they are masked, (N, 1, Z, Y, X), or None."""
+        many = len(self.images)
+        side, places = _grid(self.images.shapes[0][1:], SAMPLE[self.ndim], SAMPLES / many)
+        boxes = [(i, at, side) for i in range(0, many, -(-many // SAMPLES)) for at in places]
+        found = np.stack([self._normalised(*box) for box in boxes])
+        hidden = [self.images.masked(*box) for box in boxes]
+        if all(h is None for h in hidden):
+            return found, None
+        return found, np.stack([np.zeros((1, *side), bool) if h is None else h for h in hidden])
 
     def ends(self) -> tuple[float, float]:
         """(least, greatest) of the image, in the unit of the training."""
@@ -187,23 +183,35 @@ def _place(number, first, sizes):
     return tuple(at)
 
 
+def _grid(shape, side, most):
+    """(sides of a box, places of about `most` of them at most, evenly in an image)."""
+    side = tuple(min(s, n) for s, n in zip(side, shape, strict=True))
+    times = [n / s for n, s in zip(shape, side, strict=True)]
+    fewer = min(1.0, most / math.prod(times)) ** (1 / max(sum(t > 1 for t in times), 1))
+    counts = [max(1, math.ceil(t * fewer - 1e-9) if fewer == 1 else int(t * fewer)) for t in times]
+    axes = [
+        np.linspace(0, n - s, c).astype(int).tolist() if c > 1 else [(n - s) // 2]
+        for n, s, c in zip(shape, side, counts, strict=True)
+    ]
+    return side, list(itertools.product(*axes))
+
+
 def geometry(
     shape: Shape, at_once: int, reach: Shape, margin: Shape, wrap: bool = False
 ) -> Geometry:
-    """A box of about `at_once` pixels, as near a square or a cube as the image (Z, Y, X) allows."""
+    """A box of about `at_once` pixels, whose patch is as near a square or a cube as the image
+    (Z, Y, X) allows."""
     frame = [n + 2 * m for n, m in zip(shape, margin, strict=True)]
-    box, left, axes = [1, 1, 1], float(at_once), [a for a in range(3) if frame[a] > 1]
-    for number, axis in enumerate(sorted(axes, key=lambda a: frame[a])):
-        side = left ** (1 / (len(axes) - number))
-        least = 2 * reach[axis] + MULTIPLE
-        side = max(round(side / MULTIPLE), -(-least // MULTIPLE)) * MULTIPLE
-        box[axis] = min(side, frame[axis])
-        left /= box[axis]
+    around = [(2 * r, f) for r, f in zip(reach, frame, strict=True)]
+    side = LEAST
+    while side < max(frame) and math.prod(min(side + r, f) for r, f in around) < at_once:
+        side += 1
+    box = tuple(min(-(-(side + r) // EVEN) * EVEN if f > 1 else 1, f) for r, f in around)
     patch = tuple(
-        n if b >= n + 2 * m else min(b - 2 * r, n)
-        for b, n, m, r in zip(box, shape, margin, reach, strict=True)
+        n if b >= f else min(b - 2 * r, n)
+        for b, f, n, r in zip(box, frame, shape, reach, strict=True)
     )
-    return Geometry(patch, tuple(box), reach, wrap, margin)
+    return Geometry(patch, box, reach, wrap, margin)
 
 
 def reach_of_light(psf: Array) -> Shape:

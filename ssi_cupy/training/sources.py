@@ -120,12 +120,14 @@ def of_images(
             options["reach"] = reach_of_light(model.physics.psf)
         source = LargeImage(images, recipe, **options)
     offset, scale = model.units = source.units
-    y, shown = source.sample()
-    measured = y.astype(np.float64) * scale + offset
     if isinstance(source, ImageSet):
-        model.noise = noise_of(measured, model)
+        y, shown = source.sample()
+        model.noise = noise_of(y.astype(np.float64) * scale + offset, model)
     else:
-        model.noise, _ = noise_and_mask(measured, None, model)
+        y, masked = source.sample()
+        measured = filled(y.astype(np.float64) * scale + offset, masked)
+        model.noise, masked = noise_and_mask(measured, masked, model)
+        shown = seen(y, masked)
         if model.noise and model.noise.outliers:
             source.find_outliers(model.physics.psf, model.noise)
     return source, on_device(y, model.device), shown

@@ -50,6 +50,7 @@ from .sources import of_image, of_images
 from .units import voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
+RENORMALISE_FROM = 30  # steps: before, the running statistics say nothing
 REPORT = 32  # sum of the parameters, loss, validation loss, and the loss's parts; what is learned
 
 
@@ -131,6 +132,9 @@ class Training:
         self.statistics = self.net.initial_statistics(like=like)
         self.momenta = self.net.momenta(np.float32, like)
         self.branches = 2 if self.losses.siamese else 1
+        self.renormalise = False
+        if isinstance(self.source, LargeImage):
+            self.momenta *= 0.2  # of many parts
         shape = (self.branches, self.net.statistics_size)
         self.batch_statistics = zeros(shape, np.float32, like)
         self.optimiser = Adam(
@@ -156,13 +160,16 @@ class Training:
         recipe, step = self.recipe, self.done
         lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
         update = self.optimiser.count(lr) | self.learning.count(step)
+        # Parts of an image may be unlike each other, and each step sees one.
+        apart = isinstance(self.source, LargeImage) and self.branches == 1
+        self.renormalise = apart and step >= RENORMALISE_FROM
         with self.capture as run:
             for part in range(recipe.accumulate):
                 draw = step * recipe.accumulate + part
                 batch = self._batch(self.source.shape_of(draw))
                 self.source.draw(draw, *batch)
                 self.numbers.write(draw=draw, **self._levels(step), **update)
-                run(batch[0].shape, self._gradient, *batch)
+                run((batch[0].shape, self.renormalise), self._gradient, *batch)
             run("update", self._update)
             report = host(self.report)  # the one look at the device, which waits for all this
             check, loss, validation, *parts = report.tolist()
@@ -184,6 +191,8 @@ class Training:
         recipe = self.recipe
         seen, counted, scored = self._masked(y, validation, inside)
         settings = {"branches": self.branches, "batch_statistics": self.batch_statistics}
+        if self.renormalise:
+            settings["statistics"] = self.statistics
         others = None
         if self.losses.siamese:
             whole, others = self._whole(y, validation, inside)
@@ -346,10 +355,11 @@ class Training:
 
     def _calibrated(self, parameters):
         """Means and variances over the image with nothing hidden, in all its symmetries."""
-        found = []
+        found, known = [], self.statistics if self.renormalise else None
         for y in self.source.every():
             batch = empty(self.statistics.shape, self.statistics.dtype, like=y)
-            unet(self._shown(y), parameters, net=self.net, batch_statistics=batch)
+            unet(self._shown(y), parameters, net=self.net, statistics=known,
+                 batch_statistics=batch)  # fmt: skip
             found.append(host(batch))  # a few numbers
         found = np.stack(found)
         mean, spread = found.mean(axis=0), found.var(axis=0)

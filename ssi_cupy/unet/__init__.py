@@ -48,7 +48,8 @@ def unet_forward(
         Inference mode: the running means and variances, laid out by `net.statistics_layout`.
     batch_statistics : (branches, net.statistics_size) array, optional
         Training mode: where to write the batch's means and (unbiased) variances, contiguous and of
-        x's dtype. With one branch it may have one axis only.
+        x's dtype. With one branch it may have one axis only. With `statistics` as well, a `UNet`
+        is renormalised by these (see `ops/norm.py`).
     branches : int
         `x` holds that many groups of equal size along N, say images with hidden pixels and
         without, each of which is normalised by its own statistics.

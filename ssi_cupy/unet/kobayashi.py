@@ -23,7 +23,7 @@ from ..engine.backend import empty
 from ..engine.checks import checked, one_of, real, several
 from ..engine.types import Array, Shape
 from ..ops.conv import conv_backward_input, conv_backward_weights, conv_forward
-from ..ops.norm import batch_affine, batch_norm_backward
+from ..ops.norm import batch_affine, batch_norm_backward, renormalised
 from ..ops.pool import max_pool_backward, max_pool_forward
 from ..ops.upsample import upsample_concat_backward, upsample_concat_forward
 from .layout import CHANNELS, EPSILON, LEVELS, WINDOWS, Network, Window, stacked
@@ -236,7 +236,7 @@ class _Forward:
 
     def unit(self, name, z, affine):
         """Convolution, and the affine that makes its output normalised; the ReLU is implied."""
-        p, training = self.p, self.statistics is None
+        p, training = self.p, self.statistics is None or self.batch_statistics is not None
         w, bias = p[f"{name}.weight"], p[f"{name}.bias"]
         x, x_affine = z, affine
         z, saved = conv_forward(x, w, bias, affine=affine, moments=training)
@@ -249,6 +249,9 @@ class _Forward:
             z, p[f"{name}.gamma"], p[f"{name}.beta"], eps=EPSILON,
             into=self.batch_statistics, at=place.start, **known,
         )  # fmt: skip
+        if training and self.statistics is not None:
+            whole = self.statistics[place].reshape(2, -1)
+            normed = renormalised(normed, p[f"{name}.gamma"], p[f"{name}.beta"], whole, EPSILON)
         self.save([x, x_affine, normed])
         return z, normed.affine
 

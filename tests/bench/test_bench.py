@@ -101,6 +101,17 @@ def test_scaling_is_timed_and_drawn(tmp_path):
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
+def test_what_an_image_costs_by_its_size(tmp_path):
+    out, plot = tmp_path / "size.jsonl", tmp_path / "size.png"
+    run = ["size", "--cases", "600x500", "8x64x64", "--steps", 2, "--out", out, "--plot", plot]
+    printed = bench(*run)
+    assert "0.30 million" in printed and "training" in printed and plot.stat().st_size > 10_000
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["pixels"] for row in rows] == [300_000, 32_768]
+    assert all(row["peak"] > row["before"] > 0 and row["psnr"] > 0 for row in rows)
+    assert "million" not in bench(*run)  # what is known is not done again
+
+
 def test_volume_is_predicted_from_file_to_file(tmp_path):
     options = ("--shape", 20, 70, 61, "--tile-size", 40, "--widths", 2, 2)
     bench("volume", *options, "--files", tmp_path, "--out", tmp_path)

@@ -5,7 +5,7 @@ import pytest
 
 from ssi_cupy.engine.checks import InputError
 from ssi_cupy.ops.conv import conv
-from ssi_cupy.ops.norm import batch_norm
+from ssi_cupy.ops.norm import batch_affine, batch_norm, batch_norm_backward, renormalised
 from ssi_cupy.ops.pool import max_pool
 from ssi_cupy.ops.upsample import concat, upsample
 from ssi_cupy.tape import Tape, Var
@@ -180,3 +180,67 @@ def test_kernels_grow_along_z_where_the_voxels_are_near_cubic():
     assert flat.units["down0.wide"][2] == (3, 5, 5) and flat.units["down1.wide"][2] == (3, 5, 5)
     assert flat.units["head"][2] == (1, 1, 1)
     assert UNet(ndim=3, windows=((1, 2, 2),) * 4).units == UNet(ndim=3).units
+
+
+# ---- batch renormalisation --------------------------------------------------------------------
+
+
+def test_renormalised_by_its_own_statistics_it_is_batch_norm():
+    """To rounding, forward and backward; the batch's statistics are told as ever."""
+    net = UNet(widths=(4, 6))
+    x, parameters = inputs(net, (2, 1, 1, 12, 10))
+    own = np.zeros((1, net.statistics_size))
+    y, saved = unet_forward(x, parameters, net=net, batch_statistics=own)
+    gradient = unet_backward(np.cos(y), saved)[1]
+    biased = own[0].copy()  # variances over M, not M - 1
+    counts = {"down0": 240, "up0": 240, "down1": 60}
+    for name, place in net.statistics_layout.items():
+        m = counts[name.split(".")[0]]
+        biased[(place.start + place.stop) // 2 : place.stop] *= (m - 1) / m
+    again = np.zeros_like(own)
+    z, saved = unet_forward(x, parameters, net=net, statistics=biased, batch_statistics=again)
+    np.testing.assert_allclose(z, y, atol=1e-10)
+    np.testing.assert_allclose(again, own, atol=1e-12)
+    np.testing.assert_allclose(unet_backward(np.cos(z), saved)[1], gradient, atol=1e-9)
+
+
+def test_renormalised_by_others_it_is_inference_with_them():
+    net = UNet(3, widths=(4, 6), taps=(3, 3))
+    x, parameters = inputs(net, (1, 1, 4, 8, 8))
+    rng, known = np.random.default_rng(2), np.zeros(net.statistics_size)
+    for place in net.statistics_layout.values():
+        middle = (place.start + place.stop) // 2
+        known[place.start : middle] = rng.normal(size=middle - place.start)
+        known[middle : place.stop] = rng.uniform(0.5, 2, place.stop - middle)
+    batch = np.zeros((1, net.statistics_size))
+    y, _ = unet_forward(x, parameters, net=net, statistics=known, batch_statistics=batch)
+    np.testing.assert_allclose(
+        y, unet_forward(x, parameters, net=net, statistics=known)[0], atol=1e-10
+    )
+
+
+def test_the_gradient_of_a_renormalised_map():
+    """r and d are constants to it: that of y = γ (r x̂ + d) + β, with x̂ as of batch norm."""
+    rng = np.random.default_rng(0)
+    x, gamma, beta = rng.normal(2, 3, (2, 3, 1, 5, 4)), rng.normal(size=3), rng.normal(size=3)
+    mean, variance = rng.normal(size=3), rng.uniform(0.5, 3, 3)
+    normed = batch_affine(x, gamma, beta, relu=False)
+    own, inverse = normed.found.copy()
+    normed = renormalised(normed, gamma, beta, (mean, variance), 1e-5)
+    gy = rng.normal(size=x.shape)
+    found = batch_norm_backward(gy, normed)
+    std = np.sqrt(variance + 1e-5)
+    r, d = 1 / inverse / std, (own - mean) / std
+
+    def y(x, gamma, beta):
+        m, s = x.mean(axis=(0, 2, 3, 4)), x.std(axis=(0, 2, 3, 4))
+        shaped = [a[:, None, None, None] for a in (m, np.sqrt(s**2 + 1e-5), r, d, gamma, beta)]
+        m, s, r_, d_, g, b = shaped
+        return g * (r_ * (x - m) / s + d_) + b
+
+    given = [x, gamma, beta]
+    for i, gradient in enumerate(found):
+        way = rng.normal(size=given[i].shape)
+        ends = [[*given[:i], given[i] + step * way, *given[i + 1 :]] for step in (1e-6, -1e-6)]
+        slope = ((y(*ends[0]) - y(*ends[1])) * gy).sum() / 2e-6
+        assert slope == pytest.approx(float((gradient * way).sum()), rel=1e-6)
