@@ -200,6 +200,13 @@ def test_one_unit_for_the_set_and_held_out_images_are_not_trained_on():
     assert seen == set(validating)
 
 
+def test_a_validation_looks_at_one_held_out_image_after_the_other():
+    of = image_set(numbered(10), validation=0.3, batch=2)
+    assert len(of.parts[1]) == 3
+    places = [of._place(patches.VALIDATION_STEP + n, i, True)[0] for n in range(3) for i in (0, 1)]
+    assert places == [0, 1, 2, 0, 1, 2]
+
+
 def test_a_set_of_volumes_with_channels():
     arrays = [RNG.normal(size=(2, 9, 30, 30 + i)) for i in range(3)]
     y, _, inside = drawn(image_set(arrays, patch=8))
