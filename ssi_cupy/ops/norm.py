@@ -25,6 +25,8 @@ s, and the gradient of the former: with r = σ / s and d = (μ − m) / s, const
 
     y = γ · (r · x̂ + d) + β        gγ = r · Σ gy · x̂ + d · Σ gy
 
+neither of which is more than `MOST_R` and `MOST_D`.
+
 With k *branches*, x holds k equal groups along N, and each has μ, σ, scale and shift of its own: an
 affine then is (2, k · C), the first branch's channels first. gγ and gβ are sums over the branches.
 """
@@ -42,6 +44,7 @@ from ..engine.gpu.launch import block_per_item, blocks_per_item
 from ..engine.types import Array
 from ..tape import op
 
+MOST_R, MOST_D = 5.0, 5.0  # of r and of |d|: more, and a training would run away
 BLOCK = 16384  # pixels of a part, of one channel of one image
 
 
@@ -136,9 +139,12 @@ def renormalised(
     """
     mean, variance = statistics
     inverse = 1 / np.sqrt(variance + np.asarray(eps, variance.dtype))
-    scale, found = gamma * inverse, normed.found.astype(gamma.dtype)
-    normed.affine[0], normed.affine[1] = scale, beta - scale * mean
-    return normed._replace(again=(inverse / found[1], (found[0] - mean) * inverse))
+    own_mean, own_inverse = normed.found.astype(gamma.dtype)
+    r = np.minimum(inverse / own_inverse, MOST_R)
+    d = np.clip((own_mean - mean) * inverse, -MOST_D, MOST_D)
+    scale = gamma * r * own_inverse
+    normed.affine[0], normed.affine[1] = scale, beta + gamma * d - scale * own_mean
+    return normed._replace(again=(r, d))
 
 
 batch_norm = op(batch_norm_forward, batch_norm_backward)

@@ -1,4 +1,4 @@
-"""What is read in the place of an image of which pixels are masked: the same by slices as at once."""
+"""What is read in the place of a partly masked image: the same by slices as at once."""
 
 import sys
 
