@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..engine.backend import empty, log
+from ..engine.backend import empty, host, log
 from ..engine.checks import InputError
 from ..engine.types import Array, Shape
 from ..masking import validation_pixels
@@ -44,6 +44,7 @@ from .units import units_of
 BEYOND = 0.01  # of the PSF's light may fall outside the halo of a patch
 LEAST, EVEN = 16, 8  # pixels a side: the least of a patch; what sides of boxes are multiples of
 BLOCK = {2: (1, 512, 512), 3: (64, 64, 64)}  # pixels along Z, Y, X after which validation repeats
+BOXES = 24  # by which it is told how uneven an image is
 SAMPLES, SAMPLE = 64, {2: (1, 128, 128), 3: (32, 64, 64)}  # boxes that noise is measured in
 
 
@@ -88,6 +89,7 @@ class LargeImage(Patches):
         self.mean = (images.moments()[0] - self.units[0]) / self.units[1]
         self.held_out = held_out_block(self.ndim, recipe.validation, seed)
         self.noise: NoiseModel | None = None
+        self.level = 0.0  # of the noise, in the unit of the training
         self._begin(dataclasses.replace(recipe, batch=1), channels, symmetries, seed)
         self.checks = 0  # a step has validation pixels of its own
 
@@ -107,6 +109,22 @@ class LargeImage(Patches):
         if all(h is None for h in hidden):
             return found, None
         return found, np.stack([np.zeros((1, *side), bool) if h is None else h for h in hidden])
+
+    def unevenness(self) -> float:
+        """The coefficient of variation of the variance of some boxes, noise taken off: above 1,
+        most of the image is dark beside a few bright parts."""
+        n, _, *box = self.shape
+        made = (
+            empty(self.shape, np.float32, self.like),
+            *(empty((n, 1, *box), np.uint8, self.like) for _ in range(2)),
+        )
+        found = []
+        for step in range(BOXES):
+            self.draw(step, *made)
+            y, hidden, _ = map(host, made)
+            found.append(float(y[np.broadcast_to(hidden == 0, y.shape)].var()))
+        found = np.maximum(np.array(found) - self.level**2, 0)
+        return float(found.std() / max(found.mean(), np.finfo(float).tiny))
 
     def ends(self) -> tuple[float, float]:
         """(least, greatest) of the image, in the unit of the training."""

@@ -128,6 +128,7 @@ def of_images(
         measured = filled(y.astype(np.float64) * scale + offset, masked)
         model.noise, masked = noise_and_mask(measured, masked, model)
         shown = seen(y, masked)
+        source.level = model.noise.in_units(offset, scale).level if model.noise else 0.0
         if model.noise and model.noise.outliers:
             source.find_outliers(model.physics.psf, model.noise)
     return source, on_device(y, model.device), shown

@@ -50,6 +50,7 @@ from .sources import of_image, of_images
 from .units import voxel
 
 NUMBERS = ("draw", "limit", "noise", "rate", "root", "sigma", "step")  # new in every step
+UNEVEN = 1.0  # the variation of variances from which on a large image is renormalised
 RENORMALISE_FROM = 30  # steps: before, the running statistics say nothing
 REPORT = 32  # sum of the parameters, loss, validation loss, and the loss's parts; what is learned
 
@@ -132,8 +133,11 @@ class Training:
         self.statistics = self.net.initial_statistics(like=like)
         self.momenta = self.net.momenta(np.float32, like)
         self.branches = 2 if self.losses.siamese else 1
+        # Of an uneven image no part is like the whole, and each step sees one: see `ops/norm.py`.
+        apart = isinstance(self.source, LargeImage) and self.branches == 1
+        self.uneven = apart and self.source.unevenness() > UNEVEN
         self.renormalise = False
-        if isinstance(self.source, LargeImage):
+        if self.uneven:
             self.momenta *= 0.2  # of many parts
         shape = (self.branches, self.net.statistics_size)
         self.batch_statistics = zeros(shape, np.float32, like)
@@ -160,9 +164,7 @@ class Training:
         recipe, step = self.recipe, self.done
         lr = recipe.schedule.lr(recipe.lr, step, self.steps, self.schedule_state)
         update = self.optimiser.count(lr) | self.learning.count(step)
-        # Parts of an image may be unlike each other, and each step sees one.
-        apart = isinstance(self.source, LargeImage) and self.branches == 1
-        self.renormalise = apart and step >= RENORMALISE_FROM
+        self.renormalise = self.uneven and step >= RENORMALISE_FROM
         with self.capture as run:
             for part in range(recipe.accumulate):
                 draw = step * recipe.accumulate + part

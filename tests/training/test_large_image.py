@@ -14,6 +14,7 @@ from ssi_cupy.psf import gaussian
 from ssi_cupy.training.forward_model import with_margin
 from ssi_cupy.training.image_sets import of_one
 from ssi_cupy.training.large_image import LargeImage, block_at, geometry, reach_of_light
+from ssi_cupy.training.step import Training
 
 RNG = np.random.default_rng(0)
 BLUR = PSFConvolution(gaussian(1.5))
@@ -236,6 +237,26 @@ def test_the_verdict_is_on_the_part_with_most_contrast():
     assert "judged on Y " in str(result.verdict)
     assert result.verdict.numbers["chi2"] > 0
     assert np.isfinite(result.uncertainty).all()
+
+
+def test_an_uneven_image_is_renormalised_by_what_was_seen_of_all_of_it(monkeypatch, tmp_path):
+    """One with a bright corner on a dark field; a checkpoint goes on to the same bits there too."""
+    uneven = RNG.poisson(10 + 200.0 * (RNG.random((320, 320)) > 0.99)).astype(np.float32)
+    uneven[200:264, 40:104] = 30 * picture(64, 64)
+    for image, expected in ((picture(320, 320), False), (uneven, True)):
+        model = ssi_cupy.SelfSupervisedInverse(BLUR, RECIPE)
+        assert Training(model, of_one(image), 4).uneven == expected
+    batch_norm = ssi_cupy.SelfSupervisedInverse(BLUR, RECIPE).fit(uneven, progress=False)
+    monkeypatch.setattr("ssi_cupy.training.step.RENORMALISE_FROM", 1)
+    models = [ssi_cupy.SelfSupervisedInverse(BLUR, RECIPE) for _ in range(2)]
+    models[0].fit(uneven, progress=False)
+    assert np.abs(models[0].parameters - batch_norm.parameters).max() > 1e-4
+    state = tmp_path / "state.npz"
+    stop = {"checkpoint": state, "callback": lambda report: report["step"] == 1}
+    models[1].fit(uneven, progress=False, **stop)
+    models[1].fit(uneven, progress=False, resume=state)
+    np.testing.assert_array_equal(models[1].parameters, models[0].parameters)
+    np.testing.assert_array_equal(models[1].statistics, models[0].statistics)
 
 
 def test_small_images_are_seen_whole():
