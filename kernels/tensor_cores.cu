@@ -344,7 +344,7 @@ __device__ inline void gather(
                 const float32 one = here[place[c]], two = here[place[c] + 4];
 #pragma unroll
                 for (int m = 0; m < M; ++m) multiply<PRODUCTS>(acc[m][c], high[m], low[m], one, two);
-                if (PRODUCTS == 3 && c % 2) __syncwarp();  // or more are loaded than registers hold
+                if (PRODUCTS == 3) __syncwarp();  // or more are loaded than registers hold
             }
             const bool ends = ((q + 8) & (columns - 1)) == 0;  // a line; columns is a power of two
             here += ends ? 8 + tile.length - columns : 8;
