@@ -38,7 +38,7 @@ from ..symmetry import Symmetry
 from . import missing
 from .image_sets import Images
 from .patch_geometry import Geometry
-from .patches import CALIBRATION_PATCHES, Patches
+from .patches import Patches, some_batches
 from .units import units_of
 
 BEYOND = 0.01  # of the PSF's light may fall outside the halo of a patch
@@ -134,11 +134,7 @@ class LargeImage(Patches):
 
     def every(self) -> Iterator[Array]:
         """Some batches of all that there is."""
-        n, _, *box = self.shape
-        for step in range(-(-CALIBRATION_PATCHES // n)):
-            y = empty(self.shape, np.float32, self.like)
-            self.draw(step, y, *(empty((n, 1, *box), np.uint8, self.like) for _ in range(2)))
-            yield y
+        return some_batches(self)
 
     def fingerprint(self) -> str:
         """A checksum of shape and moments."""

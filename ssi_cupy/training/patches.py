@@ -203,6 +203,15 @@ class Patches:
         return which, at, symmetry.IDENTITY if validating else self.symmetries[transform]
 
 
+def some_batches(source: Patches) -> Iterator[Array]:
+    """The first `CALIBRATION_PATCHES` boxes of a training, batch by batch."""
+    n, _, *box = source.shape
+    for step in range(-(-CALIBRATION_PATCHES // n)):
+        y = empty(source.shape, np.float32, source.like)
+        source.draw(step, y, *(empty((n, 1, *box), np.uint8, source.like) for _ in range(2)))
+        yield y
+
+
 def _box(image, start, shape):
     """A part of (C, Z, Y, X); what lies outside is found on the other side."""
     part = image
@@ -282,11 +291,7 @@ class ImageSet(Patches):
 
     def every(self) -> Iterator[Array]:
         """Some batches of all that there is."""
-        n, _, *box = self.shape
-        for step in range(-(-CALIBRATION_PATCHES // n)):
-            y = empty(self.shape, np.float32, self.like)
-            self.draw(step, y, *(empty((n, 1, *box), np.uint8, self.like) for _ in range(2)))
-            yield y
+        return some_batches(self)
 
     def fingerprint(self) -> str:
         """A checksum of names, shapes and moments of all images."""
