@@ -44,9 +44,9 @@ def test_a_tenth_is_a_line_where_nobody_watches(folder, capsys):
     run = ["denoise", "in.tif", "--psf", "psf.tif", "--steps", "20"]
     assert cli.main(run) == 0
     lines = capsys.readouterr().err.splitlines()
-    costs = [line for line in lines if "steps of" in line]  # once
+    costs = [line for line in lines if "steps of" in line]  # once, if it takes its second
     lines = [line for line in lines if line.startswith("training")]  # not what is compiled
-    assert len(costs) == 1 and len(lines) == 10 and "\r" not in "".join(lines)
+    assert len(costs) <= 1 and len(lines) == 10 and "\r" not in "".join(lines)
     assert lines[0].startswith("training on cpu: step 2 of 20, loss ")
     assert cli.main([*run, "--no-progress"]) == 0
     assert capsys.readouterr().err == ""
