@@ -138,7 +138,7 @@ def renormalised(
     eps : float
     """
     mean, variance = statistics
-    inverse = 1 / np.sqrt(variance + np.asarray(eps, variance.dtype))
+    inverse = 1 / np.sqrt(variance + variance.dtype.type(eps))
     own_mean, own_inverse = normed.found.astype(gamma.dtype)
     r = np.minimum(inverse / own_inverse, MOST_R)
     d = np.clip((own_mean - mean) * inverse, -MOST_D, MOST_D)
