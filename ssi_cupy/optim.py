@@ -83,7 +83,7 @@ class Adam:
         self.eps = number(eps, "eps", low=1e-30)  # above 0 in float32 too: it is a divisor
         named = {"l2": l2, "l1": l1, "noise": noise}
         self.l2, self.l1, self.noise = (number(value, n, low=0) for n, value in named.items())
-        self.first, self.second = (zeros(size, dtype, like) for _ in range(2))
+        self.first, self.second = zeros(size, dtype, like), zeros(size, dtype, like)
 
     def step(self, params: Array, gradient: Array, lr: float | None = None) -> None:
         """Change `params` in place.

@@ -114,7 +114,7 @@ class Training:
         self.transformed = {}  # these three by their shape, of the same memory
         self.capture = Capture(is_cupy(like) and model.graph and is_ours(model.physics))
         self.numbers = Numbers(NUMBERS + OWN * bool(self.learning), like)
-        self.sums, self.report = (zeros(REPORT, np.float64, like) for _ in range(2))
+        self.sums, self.report = zeros(REPORT, np.float64, like), zeros(REPORT, np.float64, like)
         self.share = moved(np.full(1, 1 / recipe.accumulate, np.float32), like)[0]
         self.check = zeros(1, np.float64, like)  # the validation loss of one batch
         self.parts = ()  # names of the loss's terms
