@@ -66,7 +66,7 @@ def refine(
                                                                             reblurred))  # fmt: skip
     masked = None if masked is None else masked.reshape(y.shape)
     shape, sizes = y.shape[2:], g.psf.shape
-    parts = _parts(shape, [2 * _fade(n, k) for n, k in zip(shape, sizes, strict=True)])
+    parts = _parts(shape, [2 * _fade(n, sizes, k) for n, k in zip(shape, sizes, strict=True)])
     missed = empty(y.shape, np.float64 if len(parts) == 1 else np.float32, like=sharp)
     for part in parts:
         box = (..., *part.box)
@@ -152,10 +152,10 @@ def _transfer(psf, shape):
 
 
 def _window(shape, sizes):
-    """One inside, fading over the reach of the PSF and two pixels more."""
+    """One inside, fading over the reach of the PSF and two pixels more; Z is treated likewise."""
     window = np.ones(shape)
     for axis, (n, k) in enumerate(zip(shape, sizes, strict=True)):
-        width = _fade(n, k)
+        width = _fade(n, sizes, k)
         fade = np.sin(np.pi / 4 * (2 * np.arange(width) + 1) / max(width, 1)) ** 2
         profile = np.ones(n)
         profile[:width], profile[n - width :] = fade, fade[::-1]
@@ -163,9 +163,9 @@ def _window(shape, sizes):
     return window
 
 
-def _fade(n, k):
-    """How many pixels fade at each end of an axis with n, where the PSF has k."""
-    return min(k // 2 + 2, n // 4) if n > 1 and k > 1 else 0
+def _fade(n, sizes, k):
+    """How many pixels fade at each end of an axis with n, where the PSF of these sizes has k."""
+    return min(max(sizes) // 2 + 2, n // 4) if n > 1 and k > 1 else 0
 
 
 def _lags(shape):
