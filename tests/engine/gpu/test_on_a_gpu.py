@@ -38,9 +38,13 @@ def test_first_steps_are_those_of_the_cpu(name, gpu):
 
 FEW = (
     "tests/test_restore.py", "tests/test_inversion.py", "tests/engine/gpu/test_on_a_gpu.py",
-    "tests/engine/gpu/test_graph.py", "ssi_cupy/ops/README.md",
+    "tests/engine/gpu/test_graph.py", "tests/training/test_large_image.py",
+    "ssi_cupy/ops/README.md",
 )  # fmt: skip
-NAMED = "relu or masks or (first_steps and ssi) or full_output or same_seed or README or auto_takes"
+NAMED = (
+    "relu or masks or (first_steps and ssi) or full_output or same_seed or README or auto_takes "
+    "or uneven"
+)
 
 
 def test_where_a_gpu_is_the_tests_of_the_cpu_pass_and_those_of_the_gpu_run():
